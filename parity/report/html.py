@@ -7,11 +7,10 @@ content-security policy forbids everything but that sheet.
 import base64
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-from markupsafe import Markup
 
 from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row
@@ -29,8 +28,8 @@ _LINES = 1_500
 _PLACED = ("heading", "reasons", "wrong", "divergence", "next", "rows")
 """Sections with a place of their own; the others come after the table of all rows."""
 
-_CHOICES = 60
-"""Names in a filter; with more there is no such filter."""
+_CHOICES, _OPTION, _NAME = 60, 40, 160
+"""Names in a filter, with more there is no such filter; longest name there, and in the table."""
 
 
 def render(report: Report) -> str:
@@ -39,7 +38,7 @@ def render(report: Report) -> str:
     Raises:
         EnvironmentUnfitError: jinja2 or the template is missing or broken.
     """
-    every = _every(report)
+    every, maps = _every(report), list(_maps(report))
     parts: dict[str, list[Any]] = {name: [] for name in (*_PLACED, "others")}
     for section in content.sections(report):
         parts[section.name if section.name in _PLACED else "others"].append(section)
@@ -50,12 +49,14 @@ def render(report: Report) -> str:
         parts=parts,
         pictures=[("wide", draw(report, _WIDE)), ("narrow", draw(report, _NARROW))],
         alone=False,
-        maps=list(_maps(report)),
+        maps=maps,
+        found={one.kind for made in maps for one in made.squares},
         symbols=_SYMBOLS,
         every=every,
         environment=report.environment.items(),
         command=getattr(report, "command", ""),
         style=_style(every),
+        coverage=_coverage(report),
     )
 
 
@@ -97,14 +98,35 @@ def _rendered(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a
 
 def _printable(value: object) -> object:
     """Return a string without control characters and marks that reorder text."""
-    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    # What the template made itself has this method.
+    return one_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def _style(every: "_Every | None") -> Mapping[str, Markup]:
-    """Return the style sheet, and its digest for the content-security policy."""
+def _style(every: "_Every | None") -> tuple[str, str]:
+    """Return the style sheet, made of numbers alone, and its digest for the security policy."""
     text = _rendered("report.css", every=every).replace("\r\n", "\n")
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return {"text": Markup(text), "digest": Markup(digest)}  # noqa: S704 - holds numbers alone
+    return text, base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _coverage(report: Report) -> list[tuple[str, str, list[str]]]:
+    """Return for each backend its name, the counts, and the taps left out with the reasons."""
+    reasons: dict[str, dict[tuple[str, str], int]] = {}
+    for one in report.plan.exempt:
+        taps = reasons.setdefault(one["backend"], {})
+        operation = _operation(one["tap"])
+        kind = operation if operation == one["tap"] else f"h.*.{operation}"
+        taps[kind, one["reason"]] = taps.get((kind, one["reason"]), 0) + 1
+    return [
+        (
+            backend,
+            f"{compared:,} of {planned:,}",
+            [
+                f"{kind}{f' ({count})' if count > 1 else ''}: {why}"
+                for (kind, why), count in reasons.get(backend, {}).items()
+            ],
+        )
+        for backend, (planned, compared) in report.plan.per_backend.items()
+    ]
 
 
 # ---- The map: a square for each tap. ----
@@ -125,16 +147,22 @@ class _Map:
     blocks: Sequence[tuple[str, Sequence[_Square | None]]]
     others: Sequence[tuple[str, _Square]]
 
+    @property
+    def squares(self) -> Iterator[_Square]:
+        """Every square."""
+        inside = (one for _, squares in self.blocks for one in squares if one is not None)
+        return itertools.chain(inside, (one for _, one in self.others))
+
 
 _SYMBOLS = {
-    "pass": ("·", "pass"),
-    "guilty": ("×", "wrong by itself"),
-    "inherited": ("↓", "differs, as its inputs do"),
-    "nonfinite": ("!", "not finite"),
-    "other": ("?", "not compared"),
-    "none": ("", "not formed"),
+    "pass": ("·", "ok", "ok"),
+    "guilty": ("×", "DIFFERS", "DIFFERS: the difference starts here"),
+    "inherited": ("↓", "inherited", "inherited: it differs, as its inputs do"),
+    "nonfinite": ("!", "NONFINITE", "NONFINITE"),
+    "other": ("?", "NOT COMPARED", "NOT COMPARED"),
+    "none": ("", "not formed", "not formed"),
 }
-"""Symbol and meaning by kind of square."""
+"""Symbol, word and meaning by kind of square."""
 
 
 def _kind(rows: Sequence[Row], *, is_guilty: bool) -> str:
@@ -205,9 +233,10 @@ class _Line:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Every:
-    """The table: `columns` are a name, the meaning of the numbers, and the bound."""
+    """The table: `columns` are a name, the reference, and the bound; `note` explains numbers."""
 
     columns: Sequence[tuple[str, str, str]]
+    note: str
     lines: Sequence[_Line]
     left_out: int
     backends: Sequence[str]
@@ -216,12 +245,14 @@ class _Every:
 
 
 _MEANINGS = {
-    Mode.EXACT: "mismatches",
-    Mode.FLOAT64: "largest error / RMS",
-    Mode.END_TO_END: "error / Hugging Face's",
-    Mode.PER_OP: "error / Hugging Face's",
-    Mode.PUBLISHED: "difference",
+    Mode.EXACT: "number of mismatches",
+    Mode.FLOAT64: "largest error over the RMS of the reference",
+    Mode.END_TO_END: "our error over Hugging Face's",
+    Mode.PER_OP: "our error over Hugging Face's, each operation on the oracle's inputs",
+    Mode.PUBLISHED: "difference from the published number",
 }
+
+_REFERENCES = {"huggingface": "Hugging Face"}
 
 _Column = tuple[Mode, str, str]
 
@@ -268,7 +299,7 @@ def _every(report: Report) -> _Every | None:
                 tap=_shortened(tap),
                 backend=_shortened(backend),
                 kinds=" ".join(kinds),
-                word=_WORDS[kind],
+                word=" ".join(_SYMBOLS[kind][:2]),
                 cells=[
                     (_shown(found := cells.get(column, ())), _fails(found)) for column in columns
                 ],
@@ -279,25 +310,22 @@ def _every(report: Report) -> _Every | None:
     bounds = [[r.bound for r in report.results if _column(r) == column] for column in columns]
     return _Every(
         columns=[
-            (" ".join(dict.fromkeys([str(mode), dtype])), f"{_MEANINGS[mode]}, {against}", bound)
+            (
+                " ".join(dict.fromkeys([str(mode), dtype])),
+                _REFERENCES.get(against, against),
+                f"{max(found, key=found.count):g}",
+            )
             for (mode, dtype, against), found in zip(columns, bounds, strict=True)
-            for bound in [f"{max(found, key=found.count):g}"]
         ],
+        note="; ".join(
+            f"{mode}: {_MEANINGS[mode]}" for mode in dict.fromkeys(c[0] for c in columns)
+        ),
         lines=lines,
         left_out=len(keys) - len(kept),
-        backends=by,
-        blocks=blocks,
-        operations=operations,
+        backends=[_shortened(name, _OPTION) for name in by],
+        blocks=[_shortened(name, _OPTION) for name in blocks],
+        operations=[_shortened(name, _OPTION) for name in operations],
     )
-
-
-_WORDS = {
-    "pass": "ok",
-    "guilty": "WRONG",
-    "inherited": "differs",
-    "nonfinite": "NONFINITE",
-    "other": "NOT COMPARED",
-}
 
 
 def _most_important(
@@ -319,7 +347,7 @@ def _operation(tap: str) -> str:
     return tap.split(".", 2)[-1] if block_of(tap).startswith("h.") else tap
 
 
-def _shortened(name: str, longest: int = 160) -> str:
+def _shortened(name: str, longest: int = _NAME) -> str:
     """Return a name that has no end, without its middle."""
     half = longest // 2
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
@@ -329,17 +357,10 @@ def _fails(rows: Sequence[Row]) -> bool:
     return any(row.status is not Status.PASS for row in rows)
 
 
-def _size(row: Row) -> float | None:
-    """Return the number of a row that its bound limits."""
-    if row.required_tolerance is None:
-        return None
-    return row.required_tolerance
-
-
 def _worst(rows: Sequence[Row]) -> float:
     """Return the largest number of some rows; infinity where one has none, -1 without rows."""
-    sizes = [math.inf if (size := _size(row)) is None else size for row in rows]
-    return max((s if s == s else math.inf for s in sizes), default=-1.0)  # noqa: PLR0124 - NaN
+    sizes = [row.required_tolerance for row in rows]
+    return max((math.inf if s is None or math.isnan(s) else s for s in sizes), default=-1.0)
 
 
 def _ranks(sizes: Sequence[float]) -> list[int]:
@@ -355,7 +376,7 @@ def _shown(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
     worst = max(rows, key=lambda row: _worst([row]))
-    size = _size(worst)
+    size = worst.required_tolerance
     if size is None:
         return worst.status.value.replace("_", " ")
     if worst.mode in (Mode.FLOAT64, Mode.PUBLISHED):

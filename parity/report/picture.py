@@ -72,6 +72,7 @@ class Panel:
     """The plot of one mode; `lines` are pairs of a CSS class and the data of a path."""
 
     title: str
+    unit: str
     top: float
     bottom: float
     ticks: Sequence[Mark]
@@ -103,7 +104,7 @@ class Picture:
     guides: Sequence[Mark]
 
 
-_LEFT, _RIGHT, _PLOT, _TITLE, _LINE, _LETTER = 52, 10, 128, 30, 20, 6.7
+_LEFT, _RIGHT, _PLOT, _TITLE, _LINE, _LETTER = 52, 10, 140, 32, 20, 6.7
 """Margins, height of a plot and of its title, distance of lines of text, width of a letter."""
 
 
@@ -119,7 +120,7 @@ def draw(report: Report, width: int) -> Picture | None:
     place = {tap: round(_LEFT + (n + 0.5) * step, 1) for n, tap in enumerate(taps)}
     backends = list(dict.fromkeys(row.backend for row in rows))
     legend = list(_legend(backends, rows, right))
-    top = legend[-1].y + _LINE
+    top = legend[-1].y + 6
     wrong = [tap for tap in taps if any(tap == name for name, _ in guilty(report))]
     panels = []
     for mode in _MODES:
@@ -142,7 +143,7 @@ def draw(report: Report, width: int) -> Picture | None:
         ],
         labels=list(_labels(blocks, place, step, top)),
         legend=legend,
-        guides=_guides(wrong, place, legend[-1].y + _LINE, right),
+        guides=_guides(wrong, place, legend[-1].y, right),
     )
 
 
@@ -188,9 +189,7 @@ def _labels(
     yield Mark(x=round(middle, 1), y=top + 2 * _LINE - 2, kind="middle dim", text=text)
 
 
-def _guides(
-    wrong: Sequence[str], place: Mapping[str, float], y: float, right: float
-) -> list[Mark]:
+def _guides(wrong: Sequence[str], place: Mapping[str, float], y: float, right: float) -> list[Mark]:
     """Return a line for each wrong operation; the first one has its name."""
     marks = []
     for n, tap in enumerate(wrong):
@@ -239,9 +238,10 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
             marks.append(Mark(x=place[row.tap], y=top + 11, kind="stop", text="×", title=title))
         elif error is not None and row.status is Status.FAIL and row.tap in wrong:
             title = f"{title}, error {error:.3g}"
-            marks.append(
-                Mark(x=place[row.tap], y=level(error), kind="fault", text="", title=title)
-            )
+            marks.append(Mark(x=place[row.tap], y=level(error), kind="fault", text="", title=title))
+    reference = "Hugging Face" if rows[0].against == "huggingface" else rows[0].against
+    title, meaning = (part.format(dtype, _short(reference)) for part in _TITLES[mode])
+    fits = _LETTER * len(title + meaning) < max(place.values()) - _LEFT
     every = math.ceil((high - low) / 5)
     ticks = [
         Mark(x=_LEFT - 6, y=level(10.0**power), kind="end", text=_power(power))
@@ -250,7 +250,8 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
     if 0 in drawn:
         ticks = [Mark(x=_LEFT - 6, y=bottom, kind="end", text="0"), *ticks[1:]]
     return Panel(
-        title=_TITLES[mode].format(dtype, rows[0].against),
+        title=title,
+        unit=meaning if fits else "",
         top=top,
         bottom=bottom,
         ticks=ticks,
@@ -260,16 +261,17 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
 
 
 _TITLES = {
-    Mode.FLOAT64: "float64, end to end: largest error / RMS of the {1}",
-    Mode.END_TO_END: "{0}, end to end: RMS error / RMS of the {1}",
-    Mode.PER_OP: "{0}, each operation on the {1}'s inputs: RMS error / RMS",
+    Mode.FLOAT64: ("float64, end to end", "largest error over the RMS of the reference ({1})"),
+    Mode.END_TO_END: ("{0}, end to end", "RMS error over the RMS of the reference ({1})"),
+    Mode.PER_OP: ("{0}, each operation by itself", "the same, on the oracle's rounded inputs"),
 }
+"""Title of a plot and meaning of its numbers, by mode."""
 
 
 def _limit(row: Row, rows: Sequence[Row], unit: float | None) -> float | None:
     """Return the largest error that would pass; None if it is not known."""
     if row.mode is Mode.FLOAT64:
-        return row.bound
+        return row.bound or None  # of a tap that is copied, not computed
     if unit is None or row.error_reference is None:
         return None
     # Of a row that fails by its largest element, the bound is another.
@@ -309,6 +311,6 @@ def _summary(report: Report, panels: Sequence[Panel], wrong: Sequence[str]) -> s
     rows = [row for row in report.results if row.mode in _MODES]
     failing = sum(row.status is not Status.PASS for row in rows)
     found = f"{failing} of {len(rows)} comparisons differ" if failing else "all are within bounds"
-    start = f"; wrong by itself: {', '.join(wrong[:3])}" if wrong else ""
+    start = f"; a difference starts at {', '.join(wrong[:3])}" if wrong else ""
     more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""  # noqa: PLR2004 - as above
     return f"{len(panels)} plots, one for each mode: {found}{start}{more}."
