@@ -77,7 +77,9 @@ def _rendered(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a
     """Return a template of this package with its values; every string in it is escaped."""
     try:
         import jinja2
-
+    except ImportError as error:
+        raise _broken(template, error) from error
+    try:
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("parity.report"),
             autoescape=True,
@@ -88,12 +90,16 @@ def _rendered(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a
             keep_trailing_newline=True,
         )
         return environment.get_template(template).render(**values)
-    except (ImportError, ValueError, jinja2.TemplateError) as error:
-        raise EnvironmentUnfitError(
-            f"the page cannot be made: {type(error).__name__}: {one_line(error)[:200]}",
-            where=f"parity/report/templates/{template}",
-            fix="install gpt1-parity again; it brings jinja2 and the templates",
-        ) from error
+    except (ValueError, jinja2.TemplateError) as error:  # the former if there is no folder
+        raise _broken(template, error) from error
+
+
+def _broken(template: str, error: Exception) -> EnvironmentUnfitError:
+    return EnvironmentUnfitError(
+        f"the page cannot be made: {type(error).__name__}: {one_line(error)[:200]}",
+        where=f"parity/report/templates/{template}",
+        fix="install gpt1-parity again; it brings jinja2 and the templates",
+    )
 
 
 def _printable(value: object) -> object:

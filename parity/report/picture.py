@@ -121,7 +121,8 @@ def draw(report: Report, width: int) -> Picture | None:
     backends = list(dict.fromkeys(row.backend for row in rows))
     legend = list(_legend(backends, rows, right))
     top = legend[-1].y + 6
-    wrong = [tap for tap in taps if any(tap == name for name, _ in guilty(report))]
+    at_fault = {tap for tap, _ in guilty(report)}
+    wrong = [tap for tap in taps if tap in at_fault]
     panels = []
     for mode in _MODES:
         if chosen := _of_one_reference([row for row in rows if row.mode is mode]):
@@ -209,7 +210,9 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
 ) -> Panel:
     dtype = rows[0].dtype
     unit = _UNITS.get(dtype)
-    limits = {row.tap: limit for row in rows if (limit := _limit(row, rows, unit)) is not None}
+    # A row that fails by its largest element has that element's bound.
+    bound = min(row.bound for row in rows)
+    limits = {row.tap: limit for row in rows if (limit := _limit(row, bound, unit)) is not None}
     theirs = {row.tap: row.error_reference for row in rows if row.error_reference is not None}
     ours = [
         {row.tap: row.error_ours for row in rows if row.backend == backend} for backend in backends
@@ -268,14 +271,13 @@ _TITLES = {
 """Title of a plot and meaning of its numbers, by mode."""
 
 
-def _limit(row: Row, rows: Sequence[Row], unit: float | None) -> float | None:
+def _limit(row: Row, bound: float, unit: float | None) -> float | None:
     """Return the largest error that would pass; None if it is not known."""
     if row.mode is Mode.FLOAT64:
         return row.bound or None  # of a tap that is copied, not computed
     if unit is None or row.error_reference is None:
         return None
-    # Of a row that fails by its largest element, the bound is another.
-    return min(other.bound for other in rows) * max(row.error_reference, unit)
+    return bound * max(row.error_reference, unit)
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
