@@ -16,7 +16,8 @@ from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row
 from parity.errors import EnvironmentUnfitError
 from parity.report import content
-from parity.report.picture import block_of, draw, guilty, ordered
+from parity.report.content import BEYOND, GUILTY, INHERITED, mark_of
+from parity.report.picture import block_of, draw, ordered
 from scratch_gpt.errors import one_line
 
 _WIDE, _NARROW = 960, 380
@@ -50,14 +51,27 @@ def render(report: Report) -> str:
         pictures=[("wide", draw(report, _WIDE)), ("narrow", draw(report, _NARROW))],
         alone=False,
         maps=maps,
+        tone=_tone,
         found={one.kind for made in maps for one in made.squares},
         symbols=_SYMBOLS,
         every=every,
-        environment=report.environment.items(),
-        command=getattr(report, "command", ""),
+        environment=_environment(report),
         style=_style(every),
         coverage=_coverage(report),
     )
+
+
+def _environment(report: Report) -> list[tuple[str, str]]:
+    """Return versions, settings and code by name."""
+    facts = {
+        **report.environment,
+        "config": ", ".join(f"{k} {v}" for k, v in report.identity.get("config", {}).items()),
+        "code": report.identity.get("code", ""),
+        "gpt1-parity": report.version,
+        "commit": report.commit,
+        "seconds": "" if report.seconds is None else f"{report.seconds:g}",
+    }
+    return [(name, str(fact)) for name, fact in facts.items() if fact]
 
 
 def render_picture(report: Report) -> str:
@@ -106,6 +120,16 @@ def _printable(value: object) -> object:
     """Return a string without control characters and marks that reorder text."""
     # What the template made itself has this method.
     return one_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+_WRONG = ("DIFFERS", "WRONG", "PROBLEM", "NONFINITE", "NOT RUN", "FAIL", "ERROR")
+"""First words of cells that are bad news."""
+
+
+def _tone(cell: str) -> str:
+    """Return the CSS class of a cell."""
+    beyond = cell.rstrip().endswith(BEYOND) and cell[:1].isdigit()
+    return "x" if beyond or cell.startswith(_WRONG) else ""
 
 
 def _style(every: "_Every | None") -> tuple[str, str]:
@@ -162,8 +186,8 @@ class _Map:
 
 _SYMBOLS = {
     "pass": ("·", "ok", "ok"),
-    "guilty": ("×", "DIFFERS", "DIFFERS: the difference starts here"),
-    "inherited": ("↓", "inherited", "inherited: it differs, as its inputs do"),
+    "guilty": ("×", "WRONG", "WRONG: the difference starts here"),
+    "inherited": ("↓", "follows", "follows: its inputs were wrong already"),
     "nonfinite": ("!", "NONFINITE", "NONFINITE"),
     "other": ("?", "NOT COMPARED", "NOT COMPARED"),
     "none": ("", "not formed", "not formed"),
@@ -171,22 +195,19 @@ _SYMBOLS = {
 """Symbol, word and meaning by kind of square."""
 
 
-def _kind(rows: Sequence[Row], *, is_guilty: bool) -> str:
+def _kind(rows: Sequence[Row], report: Report) -> str:
     """Return the kind of a tap's square, which is that of its worst row."""
     found = {row.status for row in rows}
     if Status.NONFINITE in found:
         return "nonfinite"
-    if is_guilty:
-        return "guilty"
-    if Status.FAIL in found:
-        return "inherited"
-    return "pass" if found == {Status.PASS} else "other"
+    if found - {Status.PASS, Status.FAIL}:
+        return "other"
+    return mark_of(rows, report) or "pass"
 
 
 def _maps(report: Report) -> Iterator[_Map]:
     """Yield the map of each backend, if the taps belong to blocks."""
     taps = ordered(report.results)
-    wrong = guilty(report)
     absent = {(one["backend"], one["tap"]): one["reason"] for one in report.plan.exempt}
     inside = [tap for tap in taps if block_of(tap).startswith("h.")]
     columns = list(dict.fromkeys(tap.split(".", 2)[-1] for tap in inside))
@@ -200,13 +221,15 @@ def _maps(report: Report) -> Iterator[_Map]:
     def square(backend: str, tap: str) -> _Square | None:
         found = rows.get((backend, tap), [])
         if found:
-            kind = _kind(found, is_guilty=(tap, backend) in wrong)
+            kind = _kind(found, report)
             failing = [str(row.mode) for row in found if row.status is not Status.PASS]
             failing = list(dict.fromkeys(failing))
-            title = f"{tap}: " + (f"differs in {', '.join(failing)}" if failing else "pass")
+            title = f"{_shortened(tap)}: " + (
+                f"differs in {', '.join(failing)}" if failing else "pass"
+            )
             return _Square(kind=kind, title=title)
         why = absent.get((backend, tap))
-        return None if why is None else _Square(kind="none", title=f"{tap}: {why}")
+        return None if why is None else _Square(kind="none", title=f"{_shortened(tap)}: {why}")
 
     for backend in dict.fromkeys(row.backend for row in report.results):
         others = [(tap, square(backend, tap)) for tap in taps if tap not in set(inside)]
@@ -217,7 +240,7 @@ def _maps(report: Report) -> Iterator[_Map]:
                 (block, [square(backend, f"{block}.{name}") for name in columns])
                 for block in blocks
             ],
-            others=[(tap, found) for tap, found in others if found is not None],
+            others=[(_shortened(tap), found) for tap, found in others if found is not None],
         )
 
 
@@ -277,9 +300,8 @@ def _every(report: Report) -> _Every | None:
         return None
     columns = list(dict.fromkeys(_column(row) for row in report.results))
     backends = list(dict.fromkeys(row.backend for row in report.results))
-    wrong = guilty(report)
     keys = sorted(grouped, key=lambda key: (taps[key[0]], backends.index(key[1])))
-    kept = _most_important(keys, grouped, wrong)
+    kept = _most_important(keys, grouped, report)
     blocks = list(dict.fromkeys(block_of(tap) for tap, _ in kept))
     operations = list(dict.fromkeys(_operation(tap) for tap, _ in kept))
     blocks, operations, by = (
@@ -291,10 +313,10 @@ def _every(report: Report) -> _Every | None:
         cells = grouped[tap, backend]
         rows = [row for column in columns for row in cells.get(column, ())]
         failing = [row for row in rows if row.status is not Status.PASS]
-        kind = _kind(rows, is_guilty=(tap, backend) in wrong)
+        kind, mark = _kind(rows, report), mark_of(rows, report)
         kinds = [
             "ok" if not failing else "bad",
-            *(["guilty"] if kind == "guilty" else []),
+            *([mark] if mark == GUILTY else []),
             *(f"c{i}" for i, column in enumerate(columns) if _fails(cells.get(column, ()))),
             *(f"b{by.index(backend)}" for _ in by[:1]),
             *(f"p{blocks.index(block_of(tap))}" for _ in blocks[:1]),
@@ -337,12 +359,13 @@ def _every(report: Report) -> _Every | None:
 def _most_important(
     keys: Sequence[tuple[str, str]],
     grouped: Mapping[tuple[str, str], Mapping[_Column, Sequence[Row]]],
-    wrong: set[tuple[str, str]],
+    report: Report,
 ) -> list[tuple[str, str]]:
     """Return as many lines as a page has, in their order: wrong ones first, then failing ones."""
 
     def rank(key: tuple[str, str]) -> int:
-        return 0 if key in wrong else 1 if any(map(_fails, grouped[key].values())) else 2
+        rows = [row for cell in grouped[key].values() for row in cell]
+        return (GUILTY, INHERITED, "").index(mark_of(rows, report))
 
     chosen = set(sorted(keys, key=rank)[:_LINES])
     return [key for key in keys if key in chosen]

@@ -13,6 +13,7 @@ from itertools import groupby
 from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row
 from parity.core.tolerances import PRECISIONS
+from parity.report.content import GUILTY, mark_of
 
 _UNITS = {"float64": 2.0**-53, **{name: one.unit for name, one in PRECISIONS.items()}}
 """Unit roundoff by dtype."""
@@ -42,18 +43,6 @@ def block_of(tap: str) -> str:
     first, _, rest = tap.partition(".")
     number = rest.partition(".")[0]
     return f"h.{number}" if first == "h" and number.isdecimal() else first
-
-
-def guilty(report: Report) -> set[tuple[str, str]]:
-    """Return tap and backend of every operation that is wrong by itself.
-
-    In mode per-op it gets the oracle's inputs. Without that mode it is the first divergence.
-    """
-    failing = [row for row in report.results if row.status not in (Status.PASS, Status.NOT_RUN)]
-    if any(row.mode is Mode.PER_OP for row in report.results):
-        return {(row.tap, row.backend) for row in failing if row.mode is Mode.PER_OP}
-    first = report.first_divergence
-    return {(row.tap, row.backend) for row in failing if first and row.tap == first.tap}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,8 +110,9 @@ def draw(report: Report, width: int) -> Picture | None:
     backends = list(dict.fromkeys(row.backend for row in rows))
     legend = list(_legend(backends, rows, right))
     top = legend[-1].y + 6
-    at_fault = {tap for tap, _ in guilty(report)}
-    wrong = [tap for tap in taps if tap in at_fault]
+    first = report.first_divergence.tap if report.first_divergence is not None else None
+    wrong = list(dict.fromkeys(row.tap for row in rows if _is_wrong(row, report)))
+    wrong = [tap for tap in taps if tap in wrong or tap == first]
     panels = []
     for mode in _MODES:
         if chosen := _of_one_reference([row for row in rows if row.mode is mode]):
@@ -146,6 +136,11 @@ def draw(report: Report, width: int) -> Picture | None:
         legend=legend,
         guides=_guides(wrong, place, legend[-1].y, right),
     )
+
+
+def _is_wrong(row: Row, report: Report) -> bool:
+    """Return whether a row's own operation is wrong, by its numbers."""
+    return row.status is Status.FAIL and mark_of([row], report) == GUILTY
 
 
 def _of_one_reference(rows: Sequence[Row]) -> list[Row]:
@@ -224,9 +219,10 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
 
     def level(value: float) -> float:
         """Return the height of a value; 0 has the bottom edge."""
-        if value <= 0:
-            return bottom
-        share = (math.log10(value) - low) / (high - low)
+        return bottom if value <= 0 else height(math.log10(value))
+
+    def height(power: float) -> float:
+        share = (power - low) / (high - low)
         return round(bottom - 8 - min(max(share, 0.0), 1.0) * (_PLOT - 8), 1)
 
     lines = [("bound", _path(limits, place, level)), ("theirs", _path(theirs, place, level))]
@@ -247,7 +243,7 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
     fits = _LETTER * len(title + meaning) < max(place.values()) - _LEFT
     every = math.ceil((high - low) / 5)
     ticks = [
-        Mark(x=_LEFT - 6, y=level(10.0**power), kind="end", text=_power(power))
+        Mark(x=_LEFT - 6, y=height(power), kind="end", text=_power(power))
         for power in range(low, high + 1, every)
     ]
     if 0 in drawn:

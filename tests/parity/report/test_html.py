@@ -110,16 +110,14 @@ def test_the_policy_allows_the_style_sheet_alone(full_size: Report) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_name_stays_text(name: str, renamed: Renamed, full_size: Report) -> None:
+def test_a_hostile_name_stays_text(name: str, renamed: Renamed) -> None:
     """In every place where a report has a string, the elements are those of a kind name."""
     tame, wild = (
         dataclasses.replace(
             renamed(lambda old, new=new: f"{old}{new}"),  # type: ignore[misc]
             sections=[],
             appendix=[Section(title=new, columns=["a", new], rows=[["b", new]], note=new)],
-            wrong=[
-                WrongOperation(tap=new, place=new, code=new, fault="", diagnosis=new, fix=new)
-            ],
+            wrong=[WrongOperation(tap=new, place=new, code=new, fault="", diagnosis=new, fix=new)],
         )
         for new in ("x", name)
     )
