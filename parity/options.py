@@ -38,11 +38,15 @@ LIST_FAULTS = "list"
 class ReportOptions(QuietOption):
     """Where the report goes, and in which format."""
 
-    format: str = option("text", "Format of standard output: text or json.")
+    format: str = option(
+        "text",
+        "Form of standard output: text, json, html, markdown, junit, or github (annotations of "
+        "GitHub Actions, and the job's summary).",
+    )
     output: tuple[Path, ...] = option(
         (),
-        "Write the report to this file too; its suffix selects the format: .json or .txt. "
-        "May be repeated.",
+        "Write the report to this file too. Its suffix selects the form: .html (a page), .md (for "
+        "a pull request), .xml (JUnit), .json or .txt. May be repeated.",
     )
 
 
