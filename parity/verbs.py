@@ -1,7 +1,4 @@
-"""The verbs of `parity.check`: from options to a report.
-
-For each verb with `--inject-fault`, another function lists its faults.
-"""
+"""The verbs of `parity.check`: from options to a report."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +43,7 @@ from parity.core.runners import build_huggingface, build_ours
 from parity.errors import UsageError, mapped_errors
 from parity.faults import forward
 from parity.faults.forward import ForwardFault
-from parity.faults.registry import Fault, faults_of, parse
+from parity.faults.registry import parse
 from parity.options import (
     DEFAULT_SEQ_LEN,
     MOST,
@@ -177,36 +174,6 @@ def _candidates(
                 ) from error
             left_out[backend] = str(error)
     return made
-
-
-def forward_faults(_options: ForwardOptions) -> Mapping[str, str]:
-    """Return the faults of the forward pass, each with what is wrong."""
-    return _described(ForwardFault)
-
-
-def gradient_faults(_options: ForwardOptions) -> Mapping[str, str]:
-    """Return the faults of the forward pass and those of the backward pass alone."""
-    return _described(ForwardFault, BackwardFault)
-
-
-def tokenizer_faults(options: TokensOptions) -> Mapping[str, str]:
-    """Return the faults that can be injected with the chosen pretokenizer."""
-    faults = faults_of(TokenizerFault)
-    return {name: fault.what for name, fault in faults.items() if options.pretokenizer in fault.of}
-
-
-def training_faults(_options: TrainingOptions) -> Mapping[str, str]:
-    """Return the faults of the training step."""
-    return _described(TrainingFault)
-
-
-def generation_faults(_options: GenerationOptions) -> Mapping[str, str]:
-    """Return the faults of the generator."""
-    return _described(GenerationFault)
-
-
-def _described(*kinds: type[Fault]) -> dict[str, str]:
-    return {name: fault.what for kind in kinds for name, fault in faults_of(kind).items()}
 
 
 def layerwise(options: LayerwiseOptions, progress: Progress) -> Report:

@@ -380,7 +380,7 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
     """Run every pass with pinned settings and without dropout; return the report."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(pinned_settings())
-        stack.enter_context(_evaluating([*run.candidates.values(), run.reference]))
+        stack.enter_context(evaluating([*run.candidates.values(), run.reference]))
         settings = environment()
         try:
             run.reasons += check_worthwhile(run)
@@ -428,7 +428,7 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 
 
 @contextlib.contextmanager
-def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     """Put models into evaluation mode, and back into what each was afterwards."""
     before = [(part, part.training) for model in models for part in model.modules()]
     try:
