@@ -254,12 +254,21 @@ class WeightsOptions(LoadOptions, ReportOptions):
 
     Compares the bits of three sets of tensors with the source: those of our model, those of
     Hugging Face's model, and the source after conversion to the format of the 2018 release and
-    back.
+    back. With two sources, A and B, it compares these alone: names, shapes, dtypes, bits, configs.
+    A source is as in --weights, or a file of tensors under any names.
 
     Examples:
       python -m parity.check weights --weights tiny
       python -m parity.check weights --weights path/to/folder
+      python -m parity.check weights path/to/folder mine.safetensors
     """
+
+    sources: tuple[str, ...] = argument(
+        (),
+        "Two sources to compare with each other. Each is as in --weights, or a .safetensors, .npz "
+        "or torch.save file without a config, under the names in it.",
+        metavar="A B",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ from parity.checks.training import faults as faults_of_training
 from parity.checks.training.check import training as training_check
 from parity.checks.training.faults import TrainingFault
 from parity.checks.training.runners import TrainingStep, batches
+from parity.checks.two_sources import compare_sources
 from parity.core import backends, inputs
 from parity.core.candidates import build_as_given, build_candidate
 from parity.core.comparison import by_backend
@@ -301,7 +302,27 @@ def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Pr
 
 
 def weights(options: WeightsOptions, progress: Progress) -> Report:
-    """Compare every tensor."""
+    """Compare every tensor.
+
+    Raises:
+        UsageError: One source was given, more than two, or two beside `--weights`.
+    """
+    if options.sources:
+        if len(options.sources) != 2:  # noqa: PLR2004 - A and B
+            raise UsageError(
+                f"{len(options.sources)} sources cannot be compared",
+                where=" ".join(options.sources),
+                fix="give two, or one as --weights, which is compared with its models",
+            )
+        if options.weights != WeightsOptions.weights:
+            raise UsageError(
+                "it would not be read: A and B are compared alone",
+                where=f"--weights {options.weights}",
+                fix="leave it out, or leave A and B out",
+            )
+        return compare_sources(
+            *options.sources, report_identity({}, {}), strict=options.strict, progress=progress
+        )
     source = _load(options, progress)
     progress("building both models", 0, 1)
     identity = report_identity(source.identity, source.config)

@@ -49,7 +49,7 @@ OPTIONS = {
         *INPUTS,
         *REPORTING,
     },
-    "weights": {"--weights", "--strict", *REPORTING},
+    "weights": {"sources", "--weights", "--strict", *REPORTING},
     "tokens": {"--weights", "--inject-fault", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
     "doctor": {"--weights", "--strict", *INPUTS, *REPORTING},
     "training": {
@@ -192,6 +192,7 @@ EVERYTHING = {
     "--require": ("a", {"require": ("a",)}),
     "--same-code": (None, {"same_code": True}),
     "runs": ("b", {"runs": (Path("runs"), Path("b"))}),  # no option: both words are arguments
+    "sources": ("b", {"sources": ("sources", "b")}),
 }
 """For every option a value that is not its default, and what has to come of it."""
 
