@@ -216,6 +216,7 @@ class LayerwiseOptions(ForwardOptions):
       python -m parity.check layerwise --weights tiny --inject-fault erf-gelu@3
       python -m parity.check layerwise --candidate my_gpt.py --output report.json
       python -m parity.check layerwise --candidate gpt2.py --reference config.json
+      python -m parity.check layerwise --activations from_jax.safetensors
     """
 
     explain: str | None = option(
@@ -228,6 +229,18 @@ class LayerwiseOptions(ForwardOptions):
         "it they are seeded. build(config, weights) gets that config and the state dict.",
         metavar="PATH",
         records=True,
+    )
+    activations: Path | None = option(
+        None,
+        "Check the activations in this .safetensors or .npz file instead of a model: an array for "
+        "each tap, the logits among them, and token_ids. Their dtype decides what is checked.",
+        metavar="FILE",
+    )
+    save_activations: Path | None = option(
+        None,
+        "Write the activations of the model to this .safetensors or .npz file, in --dtype. Of "
+        "several backends it is the first.",
+        metavar="FILE",
     )
 
 
