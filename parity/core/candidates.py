@@ -383,12 +383,14 @@ class PreparedCandidate(nn.Module):
     Attributes:
         profile: What it shows.
         last_only: Whether its logits are those of the last position alone.
+        shows_loss: Whether it shows its own loss; else it is computed from its logits.
         answers: For each tap the tensor with which the run goes on instead of its own; None for
             its own.
     """
 
     profile: Profile
     last_only: bool = False
+    shows_loss: bool = False
     answers: Mapping[str, Tensor] | None = None
 
     def in_dtype(self, dtype: torch.dtype) -> "PreparedCandidate":

@@ -55,6 +55,7 @@ class Comparison:
         precision: The checked dtype; None for mode float64 alone.
         select: Pattern of the taps to compare.
         prepare: Finds the taps of a candidate that shows none.
+        keep: Called with (run, tap, tensor) for every tensor that a run of its own makes.
     """
 
     candidates: dict[str, nn.Module]
@@ -68,6 +69,7 @@ class Comparison:
     progress: Progress
     fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
     prepare: "Callable[[Comparison, nn.Module], PreparedCandidate] | None" = None
+    keep: Callable[[str, str, Tensor], None] | None = None
 
     def __post_init__(self) -> None:
         self.rows: list[Row] = []
@@ -303,6 +305,8 @@ class Comparison:
                 self._take_truth(tap, truth, beside)
                 return
             self._take(subject, tap, tensor, beside)
+            if self.keep is not None and not beside:
+                self.keep(subject, tap, tensor)
             self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
             _, *backend, dtype = subject.split("/")
             judged = backend and tap == "logits" and not beside and dtype != "float64"
