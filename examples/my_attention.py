@@ -21,8 +21,9 @@ def attention(  # noqa: PLR0913 - the signature of an attention kernel
 ) -> Tensor:
     """Return the context, `[batch head time_q head_width]` as the query."""
     time_q, time_k = query.shape[-2], key.shape[-2]
-    seen = torch.ones(time_q, time_k, dtype=torch.bool, device=query.device)
-    own, seen = seen.triu(time_k - time_q), seen.tril(time_k - time_q)
+    keys = torch.arange(time_k, device=query.device)
+    own = keys[time_k - time_q :, None]
+    seen = keys <= own
     if mask is not None:  # padding is hidden, but a query attends to itself
-        seen = seen & (mask[:, None, None, :] | own)
+        seen = seen & (mask[:, None, None] | (keys == own))
     return scaled_dot_product_attention(query, key, value, seen, dropout_probability)

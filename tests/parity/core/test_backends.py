@@ -222,7 +222,7 @@ def test_a_wrong_kernel_fails_where_it_is_wrong(  # noqa: PLR0913 - a case, and 
 
 def test_a_wrong_kernel_without_taps_fails_at_its_context(check: Check, kernel: Kernel) -> None:
     source = SDPA.read_text(encoding="utf-8")
-    wrong = kernel(".tril(time_k - time_q)", ".tril(time_k - time_q + 1)", source)
+    wrong = kernel("keys <= own", "keys <= own + 1", source)
     result = check("layerwise", *TINY, "--kernel", wrong)
     assert (result.exit_code, result.stdout.split()[-1]) == (1, "h.0.attn.context")
 
