@@ -41,7 +41,7 @@ from parity.core import backends, inputs
 from parity.core.candidates import build_as_given, build_candidate
 from parity.core.comparison import by_backend
 from parity.core.inputs import Inputs
-from parity.core.results import Report
+from parity.core.results import Report, exit_code, verdict_for
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import UsageError, mapped_errors
 from parity.faults import forward
@@ -338,6 +338,33 @@ def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Pr
     """Load the models, move them to the device and compare them."""
     device = backends.resolve_device(options.device)
     wanted, unavailable = backends.chosen_backends(options.backend, device)
+    if options.kernel is None:
+        return _of_backends(check, options, progress, device, wanted, unavailable)
+    if options.candidate is not None:
+        raise UsageError(
+            "a kernel is run in our model, and a candidate has its own attention",
+            where="--kernel with --candidate",
+            fix="give one of the two",
+        )
+    wanted = [*(["plain"] if options.backend == "default" else wanted), backends.KERNEL]
+    is_gradients = isinstance(options, GradientsOptions)
+    with backends.own_kernel(options.kernel, device, gradients=is_gradients) as limits:
+        report = _of_backends(check, options, progress, device, wanted, unavailable)
+    reasons = [*report.reasons, *limits]
+    code, found = exit_code(report.plan, report.results, reasons, report.liveness, report.findings)
+    found = list(dict.fromkeys(found))
+    return dataclasses.replace(report, exit_code=code, verdict=verdict_for(code), reasons=found)
+
+
+def _of_backends(  # noqa: PLR0913 - the options, and what was chosen by them
+    check: Callable[..., Report],
+    options: ForwardOptions,
+    progress: Progress,
+    device: torch.device,
+    wanted: Sequence[str],
+    unavailable: Mapping[str, str],
+) -> Report:
+    """Load the models of some backends, or the candidate, and compare them."""
     left_out = dict(unavailable)
     weights = _load(options, progress)
     chosen = _inputs(options, weights.config)
