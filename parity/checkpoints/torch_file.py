@@ -11,7 +11,7 @@ import os
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -31,10 +31,13 @@ _ROOM = 1 << 20
 _CONVERT = "convert it to safetensors where you trust it, and use that"
 
 
-def read_torch_file(path: Path) -> tuple[dict[str, Tensor], FileDigest, list[str]]:
+def read_torch_file(
+    path: Path, count: Callable[[Iterable[str]], int] = count_known
+) -> tuple[dict[str, Tensor], FileDigest, list[str]]:
     """Return the tensors by name, on the CPU, the file's digest, and what was not read.
 
-    The tensors of a model may lie in a dictionary within the file's own, as trainers save them.
+    The tensors of a model may lie in a dictionary within the file's own, as trainers save them: the
+    one of which `count` returns that it has the most of the model's names.
 
     Raises:
         InputRejectedError: It is not a dictionary of names to dense tensors, or would run code.
@@ -51,7 +54,7 @@ def read_torch_file(path: Path) -> tuple[dict[str, Tensor], FileDigest, list[str
         file = io.BufferedReader(cast("io.RawIOBase", raw))
         _check_kind(path, file, size)
         digest = _digest(path, file, size)
-        state, notes = _model_state(path, _loaded(path, file))
+        state, notes = _model_state(path, _loaded(path, file), count)
         tensors = {name: _dense(path, name, value) for name, value in state.items()}
         if _digest(path, file, size) != digest or _state(raw) != before:
             fix = "try again when nothing writes to it"
@@ -132,12 +135,14 @@ def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:
     return dict(loaded)
 
 
-def _model_state(path: Path, loaded: dict[Any, Any]) -> tuple[dict[str, Any], list[str]]:
+def _model_state(
+    path: Path, loaded: dict[Any, Any], count: Callable[[Iterable[str]], int]
+) -> tuple[dict[str, Any], list[str]]:
     """Return the entries that are tensors of a GPT-1, and notes about the others.
 
     They are in the file's own dictionary or in one of those below it: the one with the most names.
     """
-    found = {place: count_known(map(str, state)) for place, state in _dictionaries(loaded)}
+    found = {place: count(map(str, state)) for place, state in _dictionaries(loaded)}
     best = [place for place, count in found.items() if count == max(found.values())]
     if len(best) > 1 and () not in best and found[best[0]]:
         names = ", ".join(quote(".".join(place)) for place in best)
