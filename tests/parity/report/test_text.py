@@ -301,7 +301,9 @@ def test_every_mode_has_its_numbers_bound_and_meaning(small: Report) -> None:
         ["loss", "plain", "3.00e-12", "6.5!", "WRONG"],
         ["bound", "1e-09", "4", "3"],
     ]
-    note = "float64: largest error / RMS; end-to-end, per-op: error / Hugging Face's error; ! beyond"
+    note = (
+        "float64: largest error / RMS; end-to-end, per-op: error / Hugging Face's error; ! beyond"
+    )
     assert note.split() == [word for line in lines[at + 5 : at + 7] for word in line][:13]
     assert ["a.bin", "12,345", "bytes,", "sha256", "0123456789abcdef…,", "as", "published"] in lines
 
