@@ -112,7 +112,10 @@ def test_every_form_has_the_same_facts(form: str, kind: str, reports: dict[str, 
         assert all(part in found for part in (reason.what, reason.where, reason.fix))
 
 
-HOSTILE = "\x1b[31m<script>alert(1)</script>\x07|`*_[x](http://a.b)@you #12 ::error::%0A\u202e\r\n&amp;\ufffe"
+HOSTILE = (
+    "\x1b[31m<script>alert(1)</script>\x07|`*_[x](http://a.b)@you #12 ::error::%0A"
+    "\u202e\r\n&amp;\ufffe"
+)
 
 
 @pytest.fixture
