@@ -304,7 +304,7 @@ def test_every_mode_has_its_numbers_bound_and_meaning(small: Report) -> None:
     note = (
         "float64: largest error / RMS; end-to-end, per-op: error / Hugging Face's error; ! beyond"
     )
-    assert note.split() == [word for line in lines[at + 5 : at + 7] for word in line][:13]
+    assert note.split() == [word for line in lines[at + 5 : at + 7] for word in line][:14]
     assert ["a.bin", "12,345", "bytes,", "sha256", "0123456789abcdef…,", "as", "published"] in lines
 
 
