@@ -232,7 +232,7 @@ def test_the_example_pages_are_current() -> None:
     committed = {name: (HOME / "docs" / "reports" / name).read_text("utf-8") for name in made}
     stale = [name for name, text in made.items() if committed[name] != text]
     assert stale == []
-    verdicts = {name: re.findall("<title>(.*)</title>", text) for name, text in made.items()}
+    verdicts = {name: re.findall("<title>(.*)</title>", text)[:1] for name, text in made.items()}
     assert verdicts["pass.html"] == ["PASS: layerwise"]
     assert verdicts["failure.html"] == ["FAIL: layerwise"]
     assert verdicts["drift.html"] == ["PASS: drift"]
