@@ -15,7 +15,7 @@ from parity.report.html import render
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="not run: playwright is not installed (extra `browser`)"
 )
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="not run: there is no chromium on the path"),
     pytest.mark.xdist_group("browser"),
