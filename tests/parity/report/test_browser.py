@@ -15,11 +15,12 @@ from parity.report.html import render
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="not run: playwright is not installed (extra `browser`)"
 )
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="not run: there is no chromium on the path"),
-    pytest.mark.xdist_group("browser"),
-]
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="not run: there is no chromium on the path"
+)
 
 DOCS = Path(__file__).parents[3] / "docs" / "reports"
 EXAMPLES = sorted(path.name for path in DOCS.glob("*.html"))
