@@ -57,14 +57,16 @@ _NOTES: WeakKeyDictionary[nn.Module, Sequence[str]] = WeakKeyDictionary()
 # Build.
 
 
-def build_candidate(name: str, weights: Weights, mapping: str | Path | None = None) -> nn.Module:
+def build_candidate(
+    candidate: str | Callable[..., object], weights: Weights, mapping: str | Path | None = None
+) -> nn.Module:
     """Return the candidate `FILE.py`, `FILE.py:NAME` or `MODULE:NAME`, in evaluation mode.
 
     The name is a function, a class or a module. A file without a name has a function `build`, or
     one class of a model. What does not take the weights and does not hold them gets them copied in.
 
     Args:
-        name: The candidate.
+        candidate: Its name; or the function, class or module itself, which is copied.
         weights: Given as float32 copies, or as copies in the dtype of `rebuilt`.
         mapping: A file that says what parameters are made of; it goes before what is found.
 
@@ -73,8 +75,16 @@ def build_candidate(name: str, weights: Weights, mapping: str | Path | None = No
             or it is ambiguous which weights a parameter holds.
         InputRejectedError: The file or the function raised, or did not return a module.
     """
-    with beside(name):
-        make = _maker(name)
+    if isinstance(candidate, str):
+        name = candidate
+        with beside(name):
+            make = _maker(name)
+    elif isinstance(candidate, nn.Module):
+        name, module = type(candidate).__name__, candidate
+        make = Maker(text=name, call=lambda *_: copy.deepcopy(module), takes_weights=False)
+    else:
+        name = str(getattr(candidate, "__qualname__", candidate))
+        make = maker_of(candidate, name)
     if make.takes_weights and mapping is not None:
         raise UsageError(
             "the candidate takes the weights itself, so the mapping would not be used",
@@ -376,12 +386,14 @@ class PreparedCandidate(nn.Module):
     Attributes:
         profile: What it shows.
         last_only: Whether its logits are those of the last position alone.
+        shows_loss: Whether it shows its own loss; else it is computed from its logits.
         answers: For each tap the tensor with which the run goes on instead of its own; None for
             its own.
     """
 
     profile: Profile
     last_only: bool = False
+    shows_loss: bool = False
     answers: Mapping[str, Tensor] | None = None
 
     def in_dtype(self, dtype: torch.dtype) -> "PreparedCandidate":

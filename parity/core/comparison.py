@@ -56,6 +56,7 @@ class Comparison:
         precision: The checked dtype; None for mode float64 alone.
         select: Pattern of the taps to compare.
         prepare: Finds the taps of a candidate that shows none.
+        keep: Called with (run, tap, tensor) for every tensor that a run of its own makes.
     """
 
     candidates: dict[str, nn.Module]
@@ -69,6 +70,7 @@ class Comparison:
     progress: Progress
     fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
     prepare: "Callable[[Comparison, nn.Module], PreparedCandidate] | None" = None
+    keep: Callable[[str, str, Tensor], None] | None = None
 
     def __post_init__(self) -> None:
         self.rows: list[Row] = []
@@ -304,6 +306,8 @@ class Comparison:
                 self._take_truth(tap, truth, beside)
                 return
             self._take(subject, tap, tensor, beside)
+            if self.keep is not None and not beside:
+                self.keep(subject, tap, tensor)
             self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
             _, *backend, dtype = subject.split("/")
             judged = backend and tap == "logits" and not beside and dtype != "float64"
@@ -381,7 +385,7 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
     """Run every pass with pinned settings and without dropout; return the report."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(pinned_settings())
-        stack.enter_context(_evaluating([*run.candidates.values(), run.reference]))
+        stack.enter_context(evaluating([*run.candidates.values(), run.reference]))
         settings = environment()
         try:
             run.reasons += check_worthwhile(run)
@@ -429,7 +433,7 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 
 
 @contextlib.contextmanager
-def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     """Put models into evaluation mode, and back into what each was afterwards."""
     before = [(part, part.training) for model in models for part in model.modules()]
     try:

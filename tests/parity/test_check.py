@@ -37,7 +37,7 @@ OPTIONS = {
         "--strict",
         *JUDGING,
         *FOREIGN,
-        *("--explain", "--reference"),
+        *("--explain", "--reference", "--activations", "--save-activations"),
         *INPUTS,
         FINGERPRINTS,
         *REPORTING,
@@ -49,7 +49,7 @@ OPTIONS = {
         *INPUTS,
         *REPORTING,
     },
-    "weights": {"--weights", "--strict", *REPORTING},
+    "weights": {"sources", "--weights", "--strict", *REPORTING},
     "tokens": {"--weights", "--inject-fault", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
     "doctor": {"--weights", "--strict", *INPUTS, *REPORTING},
     "training": {
@@ -179,6 +179,8 @@ EVERYTHING = {
     "--dropout": (None, {"dropout": True}),
     "--explain": ("logits", {"explain": "logits"}),
     "--reference": ("gpt2", {"reference": Path("gpt2")}),
+    "--activations": ("a.npz", {"activations": Path("a.npz")}),
+    "--save-activations": ("b.npz", {"save_activations": Path("b.npz")}),
     "--vocabulary": ("words", {"vocabulary": Path("words")}),
     "--pretokenizer": ("original", {"pretokenizer": "original"}),
     "--text": ("one", {"text": "one"}),
@@ -193,6 +195,7 @@ EVERYTHING = {
     "--require": ("a", {"require": ("a",)}),
     "--same-code": (None, {"same_code": True}),
     "runs": ("b", {"runs": (Path("runs"), Path("b"))}),  # no option: both words are arguments
+    "sources": ("b", {"sources": ("sources", "b")}),
 }
 """For every option a value that is not its default, and what has to come of it."""
 
