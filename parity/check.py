@@ -83,7 +83,7 @@ def main() -> None:
     try:
         run_app(app)
     except SystemExit as ended:
-        if any(argument.startswith("--candidate") for argument in sys.argv):
+        if any(argument.startswith(("--candidate", "--kernel")) for argument in sys.argv):
             session.end_process(ended.code)
         raise
 

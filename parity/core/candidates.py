@@ -77,7 +77,7 @@ def build_candidate(
     """
     if isinstance(candidate, str):
         name = candidate
-        with _beside(name):
+        with beside(name):
             make = _maker(name)
     elif isinstance(candidate, nn.Module):
         name, module = type(candidate).__name__, candidate
@@ -120,7 +120,7 @@ def build_as_given(name: str, config: object, weights: Mapping[str, Tensor]) -> 
         InconclusiveError: The function rounded the weights.
     """
     file, _, attribute = _split(name)
-    with _beside(name):
+    with beside(name):
         found = _in_file(name) if file else _in_module(name)
     is_class = inspect.isclass(found)  # its arguments may be any, and the weights are not copied
     if is_class or not callable(found):
@@ -137,7 +137,7 @@ def build_as_given(name: str, config: object, weights: Mapping[str, Tensor]) -> 
 def _made(name: str, text: str, make: Callable[[], object]) -> nn.Module:
     """Return what a candidate's function makes, in evaluation mode."""
     device = torch.empty(0).device  # torch 2.6 fails to name the default after it was reset
-    with _beside(name), _running(name, f"it is called as {text}"):
+    with beside(name), running(name, f"it is called as {text}"):
         model = make()
     if (changed := torch.empty(0).device) != device:
         raise InputRejectedError(
@@ -151,7 +151,7 @@ def _made(name: str, text: str, make: Callable[[], object]) -> nn.Module:
             where=f"--candidate {name}",
             fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
         )
-    with _running(name, "its parameters must have values when it is built"):
+    with running(name, "its parameters must have values when it is built"):
         model.eval()  # it may be overridden and return nothing
         named = model.named_parameters()
         if empty := [n for n, p in named if is_lazy(p) or p.is_meta]:
@@ -232,7 +232,7 @@ def _in_file(name: str) -> object:
     file, _, attribute = _split(name)
     if not Path(file).is_file():
         raise _absent(name, "there is no such file")
-    with _running(name, "run it alone to see what is wrong"):
+    with running(name, "run it alone to see what is wrong"):
         namespace = runpy.run_path(file)
     if attribute or "build" in namespace:
         return namespace.get(attribute or "build")
@@ -251,7 +251,7 @@ def _in_module(name: str) -> object:
     _, module, attribute = _split(name)
     if not attribute or not all(part.isidentifier() for part in module.split(".")):
         raise _absent(name, "it is neither FILE.py nor MODULE:NAME")
-    with _running(name, "import it alone to see what is wrong"):
+    with running(name, "import it alone to see what is wrong"):
         try:
             return getattr(importlib.import_module(module), attribute, None)
         except ModuleNotFoundError as error:
@@ -270,7 +270,7 @@ def _absent(name: str, why: str) -> UsageError:
 
 
 @contextlib.contextmanager
-def _beside(name: str) -> Iterator[None]:
+def beside(name: str) -> Iterator[None]:
     """Let a file import modules from its own folder."""
     before = list(sys.path)
     if file := _split(name)[0]:
@@ -282,8 +282,11 @@ def _beside(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _running(name: str, fix: str) -> Iterator[None]:
-    """Raise any error of the candidate's code, an exit too, as a rejection with its line."""
+def running(name: str, fix: str, kind: str = "candidate") -> Iterator[None]:
+    """Raise any error of the candidate's code, an exit too, as a rejection with its line.
+
+    `kind` is the option that named the code, without its dashes.
+    """
     try:
         yield
     except (UsageError, KeyboardInterrupt):
@@ -291,8 +294,8 @@ def _running(name: str, fix: str) -> Iterator[None]:
     except BaseException as error:
         site = site_of(traceback.extract_tb(error.__traceback__))
         raise InputRejectedError(
-            f"the candidate raised {type(error).__name__}: {message_of(error)}",
-            where=f"--candidate {name}" + (f", {site}" if site else ""),
+            f"the {kind} raised {type(error).__name__}: {message_of(error)}",
+            where=f"--{kind} {name}" + (f", {site}" if site else ""),
             fix=f"{fix}; --debug shows the traceback",
         ) from error
 
@@ -383,12 +386,14 @@ class PreparedCandidate(nn.Module):
     Attributes:
         profile: What it shows.
         last_only: Whether its logits are those of the last position alone.
+        shows_loss: Whether it shows its own loss; else it is computed from its logits.
         answers: For each tap the tensor with which the run goes on instead of its own; None for
             its own.
     """
 
     profile: Profile
     last_only: bool = False
+    shows_loss: bool = False
     answers: Mapping[str, Tensor] | None = None
 
     def in_dtype(self, dtype: torch.dtype) -> "PreparedCandidate":

@@ -418,13 +418,14 @@ def difference_found(row: Row) -> str:
     """Return what was found, in one phrase with its numbers."""
     if row.status is not Status.FAIL:
         return f"{row.status}: {row.detail}" if row.detail else row.status.value
+    against = "Hugging Face" if row.against == "huggingface" else f"the {row.against}"
     if row.required_tolerance is None:
-        return f"its error to the {row.against} is no finite number"
+        return f"its error to {against} is no finite number"
     if row.mode is Mode.EXACT:
-        return f"{row.error_ours:,.0f} of its elements differ from the {row.against}'s"
+        return f"{row.error_ours:,.0f} of its elements differ from {against}'s"
     if row.mode is Mode.FLOAT64:
         return (
-            f"in float64 it differs from the {row.against} by {row.error_ours:.2g} of its RMS; "
+            f"in float64 it differs from {against} by {row.error_ours:.2g} of its RMS; "
             f"right code stays within {row.bound:g}"
         )
     return (

@@ -33,10 +33,10 @@ SUFFIXES = {
 def form_of(path: Path, default: str = "text") -> str:
     """Return the form that a file's suffix selects; without a suffix it is the default.
 
-    An unknown suffix is returned without its dot, for `require_form` to reject.
+    An unknown suffix is returned as a pattern, `*.pdf`, for `require_form` to reject.
     """
     suffix = path.suffix.lower()
-    return SUFFIXES.get(suffix, suffix[1:]) or default
+    return SUFFIXES.get(suffix, f"*{suffix}" if suffix else default)
 
 
 def require_form(form: str, where: str) -> None:

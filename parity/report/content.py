@@ -51,7 +51,7 @@ def sections(report: Report) -> Iterator[Section]:
         yield from _explanation(report)
     yield from map(_reason, report.reasons)
     if step := _next_step(report):
-        yield Section(name="next", rows=[("next", step)], folds=(1,))
+        yield Section(name="next", title="next", lines=[step])
 
 
 def verdict_line(report: Report) -> str:
@@ -391,5 +391,11 @@ def _next_step(report: Report) -> str:
     asks = report.check == "layerwise" and report.command and report.explanation is None
     if first is None or not asks or "--explain" in report.command:
         return ""
-    kept = re.sub(r" (--output|--format)[ =]\S+|--quiet", "", report.command)
-    return f"{kept} --explain {shlex.quote(first.tap)}"
+    words = shlex.split(report.command)
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not {before, word} & {"--output", "--format", "--quiet"} or before == "--quiet"
+    ]
+    kept = [word for word in kept if not word.startswith(("--output=", "--format="))]
+    return shlex.join([*kept, "--explain", first.tap])

@@ -68,7 +68,7 @@ def text(words: str) -> str:
     line = " ".join(words.split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", line)
-    line = re.sub(r"^(\d+)([.)])|^([-+])(?= )", r"\1\\\2\3", line)  # a list, a heading's rule
+    line = re.sub(r"^(\d*)([-+.)])(?= |$)", r"\1\\\2", line)  # a list
     return re.sub(r"(@|#|:/|www)(?=[\w/.])", r"\1<!-- -->", line)
 
 
