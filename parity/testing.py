@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from torch import Tensor, nn
 
     from parity.core.results import Report
@@ -44,7 +46,7 @@ def listening(defaults: Mapping[str, Any], listener: "Callable[[Report], None]")
 
 
 def assert_parity(  # noqa: PLR0913 - one argument for each setting
-    model: "nn.Module | Callable[..., object] | str",
+    model: "nn.Module | Callable[..., object] | str | PathLike[str]",
     reference: "nn.Module | str | None" = None,
     ids: "Tensor | list[list[int]] | None" = None,
     *,

@@ -1,6 +1,8 @@
 """The pytest plugin, in projects of its own."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -12,8 +14,11 @@ import parity.api  # before a project's run in this process, which forgets what 
 import parity.report.html
 import parity.report.junit  # noqa: F401
 from parity import read_report
+from parity.check import VERBS
 from parity.core.results import Verdict
 from parity.pytest_plugin import file_name
+from parity.report import form_of
+from scratch_gpt.options import options_of
 
 pytest_plugins = ["pytester"]
 
@@ -254,3 +259,40 @@ def test_names_of_files_differ() -> None:
     made = {file_name(test, number).lower() for test in tests for number in (1, 2)}
     assert len(made) == 8
     assert file_name("t.py::test_a", 1) == "t-py-test_a-" + file_name("t.py::test_a", 1)[-8:]
+
+
+EXAMPLES = HOME / "examples"
+
+
+def test_the_example_passes(tmp_path: Path) -> None:
+    for name in ("test_my_gpt.py", "textbook_gpt.py"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "parity.pytest_plugin", "test_my_gpt.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "3 passed" in ran.stdout, ran.stdout + ran.stderr
+
+
+def test_the_workflow_runs_what_exists() -> None:
+    """GitHub's parser is another; the keys, the commands and their options are checked."""
+    yaml = pytest.importorskip("yaml")
+    workflow = yaml.safe_load((EXAMPLES / "ci-workflow.yml").read_text(encoding="utf-8"))
+    assert set(workflow) == {"name", True, "permissions", "jobs"}  # True is `on` to this parser
+    (job,) = workflow["jobs"].values()
+    assert all(("uses" in step) != ("run" in step) for step in job["steps"])
+    commands = " ".join(" ".join(step.get("run", "") for step in job["steps"]).split())
+    check = re.search(r"python -m parity\.check (\w+) (--.*?) python -m", commands)
+    assert check is not None
+    known = {field.name for field in options_of(VERBS[check[1]].options)}
+    asked = re.findall(r"--([\w-]+)", check[2])
+    assert {name.replace("-", "_") for name in asked} <= known
+    forms = {form_of(Path(file)) for file in re.findall(r"--output (\S+)", check[2])}
+    assert {*forms, *re.findall(r"--format (\w+)", check[2])} == {"html", "junit", "github"}
+    assert "--parity-report=parity-reports" in commands
+    kept = next(step["with"]["path"] for step in job["steps"] if "path" in step.get("with", {}))
+    assert kept.split() == ["report.html", "report.xml", "tests.xml", "parity-reports/"]
