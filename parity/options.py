@@ -38,11 +38,15 @@ LIST_FAULTS = "list"
 class ReportOptions(QuietOption):
     """Where the report goes, and in which format."""
 
-    format: str = option("text", "Format of standard output: text or json.")
+    format: str = option(
+        "text",
+        "Form of standard output: text, json, html, markdown, junit, or github (annotations of "
+        "GitHub Actions, and the job's summary).",
+    )
     output: tuple[Path, ...] = option(
         (),
-        "Write the report to this file too; its suffix selects the format: .json or .txt. "
-        "May be repeated.",
+        "Write the report to this file too. Its suffix selects the form: .html (a page), .md (for "
+        "a pull request), .xml (JUnit), .json or .txt. May be repeated.",
     )
 
 
@@ -188,6 +192,13 @@ class ForwardOptions(
 ):
     """What `layerwise` and `gradients` share."""
 
+    kernel: str | None = option(
+        None,
+        "Your own attention kernel, FILE.py:NAME, called as scratch_gpt/attention.py says. It runs "
+        "in our model as the backend `kernel`, beside plain or what --backend names.",
+        metavar="FILE.py:NAME",
+        records=True,
+    )
     call: str | None = option(
         None,
         "How a candidate is called, in Python: model(ids, cache=None)[0]. Names are model, ids, "
@@ -216,6 +227,7 @@ class LayerwiseOptions(ForwardOptions):
       python -m parity.check layerwise --weights tiny --inject-fault erf-gelu@3
       python -m parity.check layerwise --candidate my_gpt.py --output report.json
       python -m parity.check layerwise --candidate gpt2.py --reference config.json
+      python -m parity.check layerwise --activations from_jax.safetensors
     """
 
     explain: str | None = option(
@@ -228,6 +240,18 @@ class LayerwiseOptions(ForwardOptions):
         "it they are seeded. build(config, weights) gets that config and the state dict.",
         metavar="PATH",
         records=True,
+    )
+    activations: Path | None = option(
+        None,
+        "Check the activations in this .safetensors or .npz file instead of a model: an array for "
+        "each tap, the logits among them, and token_ids. Their dtype decides what is checked.",
+        metavar="FILE",
+    )
+    save_activations: Path | None = option(
+        None,
+        "Write the activations of the model to this .safetensors or .npz file, in --dtype. Of "
+        "several backends it is the first.",
+        metavar="FILE",
     )
 
 
@@ -254,12 +278,21 @@ class WeightsOptions(LoadOptions, ReportOptions):
 
     Compares the bits of three sets of tensors with the source: those of our model, those of
     Hugging Face's model, and the source after conversion to the format of the 2018 release and
-    back.
+    back. With two sources, A and B, it compares these alone: names, shapes, dtypes, bits, configs.
+    A source is as in --weights, or a file of tensors under any names.
 
     Examples:
       python -m parity.check weights --weights tiny
       python -m parity.check weights --weights path/to/folder
+      python -m parity.check weights path/to/folder mine.safetensors
     """
+
+    sources: tuple[str, ...] = argument(
+        (),
+        "Two sources to compare with each other. Each is as in --weights, or a .safetensors, .npz "
+        "or torch.save file without a config, under the names in it.",
+        metavar="A B",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -413,14 +446,17 @@ def recorded_options(options: ReportOptions) -> dict[str, object]:
 
     A candidate's file has a digest beside its path, `candidate_file`: the same file may have
     another path elsewhere, and another file the same path. What the file imports is not in it.
-    So has the file of a mapping, `map_file`.
+    So have the files of a kernel and of a mapping, `kernel_file` and `map_file`.
 
     Raises:
-        ParityError: The candidate's file cannot be read.
+        ParityError: One of the files cannot be read.
     """
     found = recorded(options)
     files = {
-        "candidate": re.sub(r"(?<=\.py):\w+$", "", str(found.get("candidate", ""))),
+        **{
+            name: re.sub(r"(?<=\.py):\w+$", "", str(found.get(name, "")))
+            for name in ("candidate", "kernel")
+        },
         "map": str(found.get("map", "")),
     }
     read = [name for name in found if files.get(name, "").endswith(".py") or name == "map"]

@@ -1,7 +1,4 @@
-"""The verbs of `parity.check`: from options to a report.
-
-For each verb with `--inject-fault`, another function lists its faults.
-"""
+"""The verbs of `parity.check`: from options to a report."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.weights import Weights
 from parity.checks import doctor as doctor_check
 from parity.checks import weights as weights_check
+from parity.checks.activations import Recorder, read_activations
+from parity.checks.activations import activations as stored_activations
 from parity.checks.compare import compare, has_weights, load_reference
 from parity.checks.drift.check import drift as drift_check
 from parity.checks.drift.reading import gather_reports
@@ -37,16 +36,17 @@ from parity.checks.training import faults as faults_of_training
 from parity.checks.training.check import training as training_check
 from parity.checks.training.faults import TrainingFault
 from parity.checks.training.runners import TrainingStep, batches
+from parity.checks.two_sources import compare_sources
 from parity.core import backends, inputs
 from parity.core.candidates import build_as_given, build_candidate
 from parity.core.comparison import by_backend
 from parity.core.inputs import Inputs
-from parity.core.results import Report
+from parity.core.results import Report, exit_code, verdict_for
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import UsageError, mapped_errors
 from parity.faults import forward
 from parity.faults.forward import ForwardFault
-from parity.faults.registry import Fault, faults_of, parse
+from parity.faults.registry import parse
 from parity.options import (
     DEFAULT_SEQ_LEN,
     MOST,
@@ -99,22 +99,28 @@ def _require_room(batch: int, time: int, config: Mapping[str, Any]) -> None:
     )
 
 
-def _inputs(options: ForwardOptions | DoctorOptions, config: Mapping[str, Any]) -> Inputs:
-    """Return the token ids of the options.
+def _inputs(
+    options: ForwardOptions | DoctorOptions,
+    config: Mapping[str, Any],
+    given: Inputs | None = None,
+    where: str = "--token-ids",
+) -> Inputs:
+    """Return the token ids of the options, or those given, which come from `where`.
 
     Raises:
         UsageError: A row is too long for the model, or an id is outside the vocabulary.
         EnvironmentUnfitError: This machine has too little memory for so many.
     """
     vocab_size, longest = config["vocab_size"], config["n_positions"]
-    given = None if options.token_ids is None else inputs.parse(options.token_ids)
+    if given is None and options.token_ids is not None:
+        given = inputs.parse(options.token_ids)
     batch, time = (options.batch_size, options.seq_len) if given is None else given.token_ids.shape
     if given is None and time == DEFAULT_SEQ_LEN:  # a length that was given is not shortened
         time = min(time, longest)
     if time > longest:
         raise UsageError(
             f"{time} tokens in a row; the model takes {longest}",
-            where="--seq-len or --token-ids",
+            where=f"--seq-len or {where}",
             fix=f"use at most {longest}",
         )
     _require_room(batch, time, config)
@@ -125,7 +131,7 @@ def _inputs(options: ForwardOptions | DoctorOptions, config: Mapping[str, Any]) 
     if not 0 <= int(chosen.token_ids.min()) <= largest < vocab_size:
         raise UsageError(
             f"an id is outside the vocabulary of {vocab_size}",
-            where="--token-ids",
+            where=where,
             fix=f"use ids from 0 to {vocab_size - 1}",
         )
     return chosen
@@ -179,42 +185,107 @@ def _candidates(
     return made
 
 
-def forward_faults(_options: ForwardOptions) -> Mapping[str, str]:
-    """Return the faults of the forward pass, each with what is wrong."""
-    return _described(ForwardFault)
-
-
-def gradient_faults(_options: ForwardOptions) -> Mapping[str, str]:
-    """Return the faults of the forward pass and those of the backward pass alone."""
-    return _described(ForwardFault, BackwardFault)
-
-
-def tokenizer_faults(options: TokensOptions) -> Mapping[str, str]:
-    """Return the faults that can be injected with the chosen pretokenizer."""
-    faults = faults_of(TokenizerFault)
-    return {name: fault.what for name, fault in faults.items() if options.pretokenizer in fault.of}
-
-
-def training_faults(_options: TrainingOptions) -> Mapping[str, str]:
-    """Return the faults of the training step."""
-    return _described(TrainingFault)
-
-
-def generation_faults(_options: GenerationOptions) -> Mapping[str, str]:
-    """Return the faults of the generator."""
-    return _described(GenerationFault)
-
-
-def _described(*kinds: type[Fault]) -> dict[str, str]:
-    return {name: fault.what for kind in kinds for name, fault in faults_of(kind).items()}
-
-
 def layerwise(options: LayerwiseOptions, progress: Progress) -> Report:
     """Compare every tap."""
     if options.reference is not None:
         return _compared(options, options.reference)
+    if options.activations is not None:
+        return _stored(options, options.activations, progress)
     check = partial(layerwise_check, explain=options.explain, call=options.call)
-    return _checked(check, options, progress)
+    if options.save_activations is None:
+        return _checked(check, options, progress)
+    recorder = Recorder(path=options.save_activations, dtype=options.dtype)
+    recorder.require_writable()
+    if options.taps != LayerwiseOptions.taps:
+        raise UsageError(
+            "only the selected taps would be saved",
+            where=f"--taps {options.taps} with --save-activations",
+            fix="leave one of the two out",
+        )
+    given: list[Inputs] = []
+
+    def recording(*models: Any, attention_mask: Tensor | None, **how: Any) -> Report:  # noqa: ANN401
+        given.append(Inputs(token_ids=models[2], attention_mask=attention_mask))
+        return check(*models, attention_mask=attention_mask, keep=recorder.take, **how)
+
+    report = _checked(recording, options, progress)
+    if report.plan.compared:
+        saved = recorder.write(given[0], report.identity["weights"]["sha256"])
+        words = f"{options.save_activations.name}: {saved}, {options.dtype}"
+        report = dataclasses.replace(report, inputs={**report.inputs, "saved": words})
+    return report
+
+
+_OF_ACTIVATIONS = (
+    *("weights", "strict", "activations", "taps", "explain", "dtype"),
+    *("token_ids", "batch_size", "seq_len", "seed", "fingerprints"),
+)
+"""Options that hold for the activations in a file, beside those of the report."""
+
+
+def _stored(options: LayerwiseOptions, path: Path, progress: Progress) -> Report:
+    """Compare the activations in a file.
+
+    Raises:
+        UsageError: An option does not apply, or the file is of other ids, weights or dtype.
+    """
+    where = f"--activations {path}"
+    _require_default(options, _OF_ACTIVATIONS, where, "for activations in a file")
+    found = read_activations(path)
+    if options.dtype not in (LayerwiseOptions.dtype, found.dtype):
+        raise UsageError(
+            f"the file holds {found.dtype}, which decides what is checked",
+            where=f"--dtype {options.dtype} with {where}",
+            fix="leave --dtype out",
+        )
+    given = [name for name in ("token_ids", "batch_size", "seq_len", "seed") if found.inputs]
+    given = [n for n in given if getattr(options, n) != getattr(LayerwiseOptions, n)]
+    if given:
+        raise UsageError(
+            "the file has token_ids of its own",
+            where=f"--{given[0].replace('_', '-')} with {where}",
+            fix="leave the option out",
+        )
+    weights = _load(options, progress)
+    written = found.metadata.get("weights", weights.provenance.sha256)
+    if written != weights.provenance.sha256:
+        raise UsageError(
+            f"the file was written with other weights: sha256 {written[:16]}",
+            where=f"{where} with --weights {options.weights}",
+            fix="name the weights that it was written with",
+        )
+    chosen = _inputs(options, weights.config, found.inputs, f"the token_ids of {path}")
+    reference = build_huggingface(weights)
+    report = stored_activations(
+        found,
+        reference,
+        chosen,
+        select=options.taps,
+        explain=options.explain,
+        fingerprints=options.fingerprints,
+        identity=report_identity(weights.identity, weights.config),
+        progress=progress,
+    )
+    return dataclasses.replace(report, inputs={**report.inputs, **recorded_options(options)})
+
+
+def _require_default(
+    options: LayerwiseOptions, allowed: Sequence[str], where: str, what: str
+) -> None:
+    """Require that options without a meaning in this use are at their default.
+
+    Raises:
+        UsageError: One is not.
+    """
+    others = {f.name for f in dataclasses.fields(options)} - {*allowed}
+    others -= {f.name for f in dataclasses.fields(ReportOptions)}
+    for field in (f for f in dataclasses.fields(options) if f.name in others):
+        if getattr(options, field.name) != field.default:
+            raise UsageError(
+                f"{what} this option has no meaning",
+                where=f"--{field.name.replace('_', '-')} with {where}",
+                fix="leave one of the two out",
+            )
 
 
 _OF_COMPARE = ("candidate", "reference", "call", "token_ids", "batch_size", "seq_len", "seed")
@@ -234,15 +305,7 @@ def _compared(options: LayerwiseOptions, path: Path) -> Report:
             where=where,
             fix="add --candidate FILE.py, or leave it out",
         )
-    others = {f.name for f in dataclasses.fields(options)} - {*_OF_COMPARE}
-    others -= {f.name for f in dataclasses.fields(ReportOptions)}
-    for field in (f for f in dataclasses.fields(options) if f.name in others):
-        if getattr(options, field.name) != field.default:
-            raise UsageError(
-                "with another reference this option has no meaning",
-                where=f"--{field.name.replace('_', '-')} with {where}",
-                fix="leave one of the two out",
-            )
+    _require_default(options, _OF_COMPARE, where, "with another reference")
     reference = load_reference(path)
     sizes = reference.config.get_text_config()
     config = {
@@ -275,6 +338,33 @@ def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Pr
     """Load the models, move them to the device and compare them."""
     device = backends.resolve_device(options.device)
     wanted, unavailable = backends.chosen_backends(options.backend, device)
+    if options.kernel is None:
+        return _of_backends(check, options, progress, device, wanted, unavailable)
+    if options.candidate is not None:
+        raise UsageError(
+            "a kernel is run in our model, and a candidate has its own attention",
+            where="--kernel with --candidate",
+            fix="give one of the two",
+        )
+    wanted = [*(["plain"] if options.backend == "default" else wanted), backends.KERNEL]
+    is_gradients = isinstance(options, GradientsOptions)
+    with backends.own_kernel(options.kernel, device, gradients=is_gradients) as limits:
+        report = _of_backends(check, options, progress, device, wanted, unavailable)
+    reasons = [*report.reasons, *limits]
+    code, found = exit_code(report.plan, report.results, reasons, report.liveness, report.findings)
+    found = list(dict.fromkeys(found))
+    return dataclasses.replace(report, exit_code=code, verdict=verdict_for(code), reasons=found)
+
+
+def _of_backends(  # noqa: PLR0913 - the options, and what was chosen by them
+    check: Callable[..., Report],
+    options: ForwardOptions,
+    progress: Progress,
+    device: torch.device,
+    wanted: Sequence[str],
+    unavailable: Mapping[str, str],
+) -> Report:
+    """Load the models of some backends, or the candidate, and compare them."""
     left_out = dict(unavailable)
     weights = _load(options, progress)
     chosen = _inputs(options, weights.config)
@@ -301,7 +391,27 @@ def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Pr
 
 
 def weights(options: WeightsOptions, progress: Progress) -> Report:
-    """Compare every tensor."""
+    """Compare every tensor.
+
+    Raises:
+        UsageError: One source was given, more than two, or two beside `--weights`.
+    """
+    if options.sources:
+        if len(options.sources) != 2:  # noqa: PLR2004 - A and B
+            raise UsageError(
+                f"{len(options.sources)} sources cannot be compared",
+                where=" ".join(options.sources),
+                fix="give two, or one as --weights, which is compared with its models",
+            )
+        if options.weights != WeightsOptions.weights:
+            raise UsageError(
+                "it would not be read: A and B are compared alone",
+                where=f"--weights {options.weights}",
+                fix="leave it out, or leave A and B out",
+            )
+        return compare_sources(
+            *options.sources, report_identity({}, {}), strict=options.strict, progress=progress
+        )
     source = _load(options, progress)
     progress("building both models", 0, 1)
     identity = report_identity(source.identity, source.config)

@@ -31,7 +31,7 @@ NOT_RUN = {
 }
 """Commands whose options are checked but which are not run, by pattern."""
 
-FAILS = r"--inject-fault|broken_gpt\.py"
+FAILS = r"--inject-fault|broken_gpt\.py|port\.safetensors"
 """Commands that show a failing verdict: exit code 1."""
 
 SLOW = (

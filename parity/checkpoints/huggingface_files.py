@@ -254,6 +254,19 @@ def read_huggingface(
     )
 
 
+def weight_files(path: Path) -> list[Path]:
+    """Return the files that hold the weights of a folder, an index or a file, whatever model's.
+
+    Raises:
+        InputRejectedError: There are none in a known form.
+        CheckpointError: An index cannot be read.
+    """
+    chosen = _choose(path) if path.is_dir() else path
+    if chosen.suffix != ".json":
+        return [chosen]
+    return [chosen.parent / name for name in sorted(set(_index(chosen).values()))]
+
+
 class Part(NamedTuple):
     """The contents of one file of weights."""
 

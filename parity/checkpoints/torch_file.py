@@ -32,12 +32,16 @@ _CONVERT = "convert it to safetensors where you trust it, and use that"
 
 
 def read_torch_file(
-    path: Path, count: Callable[[Iterable[str]], int] = count_known
+    path: Path,
+    count: Callable[[Iterable[str]], int] = count_known,
+    *,
+    any_model: bool = False,
 ) -> tuple[dict[str, Tensor], FileDigest, list[str]]:
     """Return the tensors by name, on the CPU, the file's digest, and what was not read.
 
     The tensors of a model may lie in a dictionary within the file's own, as trainers save them: the
-    one of which `count` returns that it has the most of the model's names.
+    one of which `count` returns that it has the most of the model's names. With `any_model` it may
+    have none of them, and values need not be finite.
 
     Raises:
         InputRejectedError: It is not a dictionary of names to dense tensors, or would run code.
@@ -54,8 +58,8 @@ def read_torch_file(
         file = io.BufferedReader(cast("io.RawIOBase", raw))
         _check_kind(path, file, size)
         digest = _digest(path, file, size)
-        state, notes = _model_state(path, _loaded(path, file), count)
-        tensors = {name: _dense(path, name, value) for name, value in state.items()}
+        state, notes = _model_state(path, _loaded(path, file), count, any_model=any_model)
+        tensors = {name: _dense(path, name, v, finite=not any_model) for name, v in state.items()}
         if _digest(path, file, size) != digest or _state(raw) != before:
             fix = "try again when nothing writes to it"
             raise _refused(path, "it changed while it was read", fix)
@@ -136,13 +140,22 @@ def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:
 
 
 def _model_state(
-    path: Path, loaded: dict[Any, Any], count: Callable[[Iterable[str]], int]
+    path: Path,
+    loaded: dict[Any, Any],
+    count: Callable[[Iterable[str]], int],
+    *,
+    any_model: bool,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the entries that are tensors of a GPT-1, and notes about the others.
+    """Return the entries that are tensors of a model, and notes about the others.
 
     They are in the file's own dictionary or in one of those below it: the one with the most names.
     """
     found = {place: count(map(str, state)) for place, state in _dictionaries(loaded)}
+    if any_model and not any(found.values()):  # the dictionary with the most tensors
+        found = {
+            place: sum(isinstance(value, Tensor) for value in state.values())
+            for place, state in _dictionaries(loaded)
+        }
     best = [place for place, count in found.items() if count == max(found.values())]
     if len(best) > 1 and () not in best and found[best[0]]:
         names = ", ".join(quote(".".join(place)) for place in best)
@@ -183,8 +196,14 @@ def _dictionaries(
             yield from _dictionaries(value, (*place, key))
 
 
-def _dense(path: Path, name: str, value: Any) -> Tensor:  # noqa: ANN401 - whatever was in it
-    """Return an entry, which must be a plain tensor of finite values within the file's storage."""
+def _dense(
+    path: Path,
+    name: str,
+    value: Any,  # noqa: ANN401 - whatever was in it
+    *,
+    finite: bool,
+) -> Tensor:
+    """Return an entry, which must be a plain tensor within the file's storage."""
     if not isinstance(value, Tensor):
         raise _refused(path, f"{quote(name)} is a {type(value).__name__}, not a tensor", _CONVERT)
     if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
@@ -192,7 +211,7 @@ def _dense(path: Path, name: str, value: Any) -> Tensor:  # noqa: ANN401 - whate
         raise _refused(path, f"{quote(name)} is no plain tensor ({form})", _CONVERT)
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise _refused(path, f"{quote(name)} claims more numbers than the file holds", _CONVERT)
-    if value.is_floating_point() and (count := count_not_finite(value)):
+    if finite and value.is_floating_point() and (count := count_not_finite(value)):
         raise _refused(path, f"{quote(name)} has {count} values that are not finite", "train again")
     return value.detach().contiguous()
 

@@ -1,6 +1,6 @@
 """The forward check: compares every tap and names the first that differs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
     identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     call: str | None = None,
+    keep: Callable[[str, str, Tensor], None] | None = None,
 ) -> Report:
     """Compare a candidate with Hugging Face's model and the oracle, tap by tap.
 
@@ -51,6 +52,8 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         identity: Weights, config and code, for the report.
         progress: Called at every tap.
         call: How a candidate without taps is called, as `model(ids, targets=ids)`. None: find out.
+        keep: Called with (run, tap, tensor) for every compared tensor of the runs as a whole; a
+            run is named `ours/BACKEND/DTYPE` or `huggingface/DTYPE`.
 
     Returns:
         A report; inconclusive if nothing could be compared.
@@ -71,5 +74,6 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         progress=progress or no_progress,
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
         prepare=watching.prepare,
+        keep=keep,
     )
     return watching.reported(conclude(run, identity or {}, check="layerwise"))

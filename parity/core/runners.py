@@ -28,7 +28,10 @@ from scratch_gpt.model import GPT
 
 
 def candidate_run(model: nn.Module, inputs: Inputs) -> Run:
-    """Return a run of a candidate; its loss is taken from the logits by our own formula."""
+    """Return a run of a candidate; its loss is taken from the logits by our own formula.
+
+    A prepared one may show its own.
+    """
 
     def run(tap: TapFunction) -> None:
         shown: dict[str, Tensor] = {}
@@ -41,7 +44,8 @@ def candidate_run(model: nn.Module, inputs: Inputs) -> Run:
         check_returned(logits, shown.get("logits"))
         if "logits" not in shown:
             tap("logits", logits)
-        if logits.shape[:-1] == inputs.token_ids.shape:
+        own = isinstance(model, candidates.PreparedCandidate) and model.shows_loss
+        if not own and logits.shape[:-1] == inputs.token_ids.shape:
             _show_loss(tap, logits, inputs, negative_log_likelihood)
 
     return run

@@ -37,7 +37,7 @@ _WRAPPERS = {
 }
 """Parts of a name that wrappers add, wherever they stand."""
 
-_HEADS = ("lm_head.weight", "lm_head.decoder.weight", "decoder.weight")
+HEADS = ("lm_head.weight", "lm_head.decoder.weight", "decoder.weight")
 """Other names of the token embedding: it is the output head, too."""
 
 _JOINED = "embed.weight"
@@ -177,7 +177,7 @@ def _choose(
     """Return the names of the one model in a file: those with the prefix that all of it has."""
     models: dict[str, _Model] = defaultdict(lambda: defaultdict(list))
     for name in names:
-        if name.ours in wanted or name.ours in (*_HEADS, _JOINED):
+        if name.ours in wanted or name.ours in (*HEADS, _JOINED):
             models[name.prefix][name.ours].append(name)
     if not models:
         few = ", ".join(map(quote, list(found)[:3])) or "none at all"
@@ -189,7 +189,7 @@ def _choose(
 
     def count(prefix: str) -> int:
         model = models[prefix]
-        embedding = EMBEDDING in model or _JOINED in model or any(head in model for head in _HEADS)
+        embedding = EMBEDDING in model or _JOINED in model or any(head in model for head in HEADS)
         positions = POSITIONS in model or _JOINED in model
         rest = sum(name in model for name in wanted if name not in (EMBEDDING, POSITIONS))
         return rest + embedding + positions
@@ -226,15 +226,15 @@ def _tensors(
 def _tie(tensors: dict[str, Tensor], *, tied: bool) -> tuple[list[str], list[str]]:
     """Remove the heads from the tensors; return what to report about them, and the problems."""
     notes, problems = [], []
-    if not tied and _HEADS[0] not in tensors:
-        problems.append(f"tie_word_embeddings is false, and there is no {_HEADS[0]}")
-    for head in _HEADS:
+    if not tied and HEADS[0] not in tensors:
+        problems.append(f"tie_word_embeddings is false, and there is no {HEADS[0]}")
+    for head in HEADS:
         saved = tensors.pop(head, None)
         if saved is None:
             continue
         if EMBEDDING in tensors and not _same(saved, tensors[EMBEDDING]):
             problems.append(f"{head} differs from {EMBEDDING}, which is the head of GPT-1")
-        elif EMBEDDING in tensors and head != _HEADS[0]:
+        elif EMBEDDING in tensors and head != HEADS[0]:
             notes.append(f"{head} is a second name of {EMBEDDING}, equal to the bit")
         elif EMBEDDING not in tensors and tied:
             tensors[EMBEDDING] = saved

@@ -15,6 +15,7 @@ import hashlib
 import math
 import os
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,6 +87,54 @@ def read_safetensors(path: Path) -> SafetensorsFile:
             raise
         _require_unchanged(path, before)
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSafetensors:
+    """A file whose header was accepted, and whose tensors are read one by one.
+
+    Attributes:
+        names: In the order of the tensors' bytes.
+        read: Returns one tensor, finite or not, with memory of its own. Raises CheckpointError if
+            it cannot be read, or if the file changed since it was opened.
+    """
+
+    names: list[str]
+    metadata: dict[str, str]
+    read: Callable[[str], Tensor]
+
+
+def open_safetensors(path: Path) -> OpenSafetensors:
+    """Return the safetensors file at `path`, open; no tensor is read yet.
+
+    Raises:
+        CheckpointError: It is not a regular file, or its header is not sound.
+        EmptyCheckpointError: It holds no tensor.
+    """
+    with open_regular(path) as file:
+        before = _identity(os.fstat(file.fileno()))
+        _require_kind(file.read(HEAD), path)
+        try:
+            library = safe_open(path, framework="pt", backend="pread")
+        except (SafetensorError, OSError, RuntimeError, TypeError, MemoryError) as error:
+            raise CheckpointError(
+                _library_error(error), where=one_line(path), fix=_DAMAGED
+            ) from error
+        file.seek(0)
+        metadata, names = _second_look(file.read(int.from_bytes(file.read(8), "little")), path)
+
+    def read(name: str) -> Tensor:
+        try:
+            tensor: Tensor = library.get_tensor(name)  # type: ignore[no-untyped-call]
+        except (SafetensorError, OSError, RuntimeError, TypeError, MemoryError) as error:
+            _require_unchanged(path, before)
+            raise CheckpointError(
+                _library_error(error), where=one_line(path), fix=_DAMAGED
+            ) from error
+        _require_unchanged(path, before)
+        return tensor
+
+    return OpenSafetensors(names, metadata, read)
 
 
 def _read(file: BinaryIO, path: Path) -> SafetensorsFile:

@@ -28,7 +28,7 @@ Check = Callable[..., Any]
 REPORTING = {"--format", "--output", "--quiet", "--debug"}
 INPUTS = {"--batch-size", "--seq-len", "--seed", "--token-ids"}
 JUDGING = {"--candidate", "--inject-fault", "--backend", "--dtype", "--device", "--taps"}
-FOREIGN = {"--call", "--map"}
+FOREIGN = {"--call", "--map", "--kernel"}
 FINGERPRINTS = "--fingerprints"
 TEXTS = {"--vocabulary", "--pretokenizer", "--text", "--corpus", "--num-strings"}
 OPTIONS = {
@@ -37,7 +37,7 @@ OPTIONS = {
         "--strict",
         *JUDGING,
         *FOREIGN,
-        *("--explain", "--reference"),
+        *("--explain", "--reference", "--activations", "--save-activations"),
         *INPUTS,
         FINGERPRINTS,
         *REPORTING,
@@ -49,7 +49,7 @@ OPTIONS = {
         *INPUTS,
         *REPORTING,
     },
-    "weights": {"--weights", "--strict", *REPORTING},
+    "weights": {"sources", "--weights", "--strict", *REPORTING},
     "tokens": {"--weights", "--inject-fault", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
     "doctor": {"--weights", "--strict", *INPUTS, *REPORTING},
     "training": {
@@ -162,6 +162,7 @@ EVERYTHING = {
     "--candidate": ("mine.py", {"candidate": "mine.py"}),
     "--call": ("model(ids)", {"call": "model(ids)"}),
     "--map": ("map.txt", {"map": Path("map.txt")}),
+    "--kernel": ("mine.py:fast", {"kernel": "mine.py:fast"}),
     "--inject-fault": ("epsilon@2", {"inject_fault": "epsilon@2"}),
     "--backend": ("tiled", {"backend": "tiled"}),
     "--dtype": ("bfloat16", {"dtype": "bfloat16"}),
@@ -178,6 +179,8 @@ EVERYTHING = {
     "--dropout": (None, {"dropout": True}),
     "--explain": ("logits", {"explain": "logits"}),
     "--reference": ("gpt2", {"reference": Path("gpt2")}),
+    "--activations": ("a.npz", {"activations": Path("a.npz")}),
+    "--save-activations": ("b.npz", {"save_activations": Path("b.npz")}),
     "--vocabulary": ("words", {"vocabulary": Path("words")}),
     "--pretokenizer": ("original", {"pretokenizer": "original"}),
     "--text": ("one", {"text": "one"}),
@@ -192,6 +195,7 @@ EVERYTHING = {
     "--require": ("a", {"require": ("a",)}),
     "--same-code": (None, {"same_code": True}),
     "runs": ("b", {"runs": (Path("runs"), Path("b"))}),  # no option: both words are arguments
+    "sources": ("b", {"sources": ("sources", "b")}),
 }
 """For every option a value that is not its default, and what has to come of it."""
 
