@@ -185,7 +185,7 @@ class Section:
         columns: Column names; without any the table has no header.
         right: Indices of right-justified columns.
         folds: Indices of columns that may take several lines.
-        splits: Whether the columns are continued in further tables where a page is too narrow.
+        splits: Whether no column folds before the table is split; one too wide for a page is split.
         group: Tables of one group have equal column widths.
         marks: For each row `guilty`, `inherited`, `note` or nothing; empty for a table without.
         note: Explanation below the table.

@@ -104,7 +104,7 @@ def _heading(report: Report) -> Section:
     versions = ("torch", "transformers", "threads")
     found = [f"{name} {report.environment[name]}" for name in versions if report.environment]
     lines.append(("environment", ", ".join(found)))
-    return Section(name="heading", rows=lines, folds=(1,))
+    return Section(name="heading", rows=[line for line in lines if line[1]], folds=(1,))
 
 
 def _wrong(wrong: WrongOperation, title: str) -> Section:
@@ -388,11 +388,11 @@ def _next_step(report: Report) -> str:
     asks = report.check == "layerwise" and report.command and report.explanation is None
     if first is None or not asks or "--explain" in report.command:
         return ""
-    words = shlex.split(report.command)
-    kept = [
-        word
-        for before, word in zip(["", *words], words, strict=False)
-        if not {before, word} & {"--output", "--format", "--quiet"} or before == "--quiet"
-    ]
-    kept = [word for word in kept if not word.startswith(("--output=", "--format="))]
+    kept: list[str] = []
+    words = iter(shlex.split(report.command))
+    for word in words:
+        if word in ("--output", "--format"):
+            next(words, None)
+        elif word != "--quiet" and not word.startswith(("--output=", "--format=")):
+            kept.append(word)
     return shlex.join([*kept, "--explain", first.tap])

@@ -47,34 +47,62 @@ def render(report: Report, console: Console) -> None:
     for place, section in enumerate(every):
         if place:
             console.print()
-        for part in _parts(section, every):
+        for part in _parts(section, every, console.width):
             console.print(part, highlight=False)
     verdict = (report.verdict.value.upper(), _STYLES[report.verdict])
     console.print(Text.assemble("\n", verdict, f"  {verdict_line(report)}"), highlight=False)
 
 
-def _parts(section: Section, every: Sequence[Section]) -> Iterator[RenderableType]:
+def _parts(section: Section, every: Sequence[Section], page: int) -> Iterator[RenderableType]:
     if section.title:
         yield Text(section.title, style="bold red" if section.failed else "bold")
-    if section.splits:
-        yield from _split(section)
+    if section.columns and sum(_least(section)) > page:
+        yield from _split(section, page)
     elif section.columns or section.rows:
         group = [of for of in every if section.group and of.group == section.group and of.rows]
-        widths = [
-            min(max(map(len, column)), _FOLDED)
-            for column in zip(*(row for s in group for row in (s.columns, *s.rows)), strict=True)
-        ]
-        yield table(section, widths)
+        yield table(section, _widths(section, page, group))
     if section.note:
         yield Text(section.note, style="dim")
     yield from map(Text, section.lines)
 
 
-def table(section: Section, widths: Sequence[int] = ()) -> Table:
-    """Return the table of a section, with status words in color.
+def _columns(section: Section) -> list[tuple[str, ...]]:
+    """Return the cells of each column, its name first."""
+    rows = [section.columns, *section.rows] if section.columns else section.rows
+    return list(zip_longest(*rows, fillvalue=""))
 
-    `widths` is the least width of each column.
+
+def _least(section: Section) -> list[int]:
+    """Return the least width of each column, with the gap behind it.
+
+    One that folds needs the space of its longest word, unless that is very long.
     """
+    least = []
+    for index, cells in enumerate(_columns(section)):
+        width = max(map(len, cells))
+        if index in section.folds and not section.splits:
+            width = min(width, _NAME, max((len(w) for c in cells for w in c.split()), default=0))
+        least.append(width + _GAP)
+    return [*least[:-1], *(last - _GAP for last in least[-1:])]
+
+
+def _widths(section: Section, page: int, group: Sequence[Section] = ()) -> list[int]:
+    """Return the width of each column: as wide as its cells, if the page has space for that."""
+    wanted = [max(map(len, cells)) for cells in _columns(section)]
+    for of in group:
+        widths = [min(_FOLDED, max(map(len, cells))) for cells in _columns(of)]
+        wanted = [max(pair) for pair in zip(wanted, widths, strict=True)]
+    least = [width - _GAP for width in _least(section)[:-1]] + _least(section)[-1:]
+    room = page - _GAP * (len(wanted) - 1)
+    if sum(wanted) <= room:
+        return wanted
+    needs = [want - low for want, low in zip(wanted, least, strict=True)]
+    spare = max(0, room - sum(least))
+    return [low + spare * need // sum(needs) for low, need in zip(least, needs, strict=True)]
+
+
+def table(section: Section, widths: Sequence[int] = ()) -> Table:
+    """Return the table of a section, with status words in color; `widths` are of the columns."""
     made = Table(
         box=None,
         pad_edge=False,
@@ -82,14 +110,11 @@ def table(section: Section, widths: Sequence[int] = ()) -> Table:
         show_header=bool(section.columns),
         header_style="bold",
     )
-    names = section.columns or [""] * max(map(len, section.rows), default=0)
-    for index, name in enumerate(names):
-        width, may_fold = widths[index] if widths else 0, index in section.folds
+    for index, cells in enumerate(_columns(section)):
         made.add_column(
-            Text(name.ljust(width) if may_fold else name),  # as wide, but it may be narrowed
+            Text(cells[0]) if section.columns else "",
             justify="right" if index in section.right else "left",
-            min_width=None if may_fold else width,
-            no_wrap=not may_fold,
+            width=widths[index] if widths else None,
             overflow="fold",
         )
     for row, mark in zip_longest(section.rows, section.marks, fillvalue=""):
@@ -107,11 +132,11 @@ def _styled(cell: str) -> Text:
     return text
 
 
-def _split(section: Section) -> Iterator[RenderableType]:
+def _split(section: Section, page: int) -> Iterator[RenderableType]:
     """Yield tables of all rows, each with as many of the columns as a page has space for."""
     columns = list(zip(section.columns, *section.rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    room = PAGE - min(widths[0], _NAME) - _GAP
+    room = page - min(widths[0], _NAME) - _GAP
     groups: list[list[int]] = [[]]
     for index in range(1, len(columns)):
         if groups[-1] and sum(_GAP + widths[i] for i in (*groups[-1], index)) > room:
@@ -121,12 +146,12 @@ def _split(section: Section) -> Iterator[RenderableType]:
         if place:
             yield Text()
         kept = (0, *group)
-        yield table(
-            dataclasses.replace(
-                section,
-                columns=[section.columns[i] for i in kept],
-                rows=[[row[i] for i in kept] for row in section.rows],
-                right=[new for new, old in enumerate(kept) if old in section.right],
-                folds=range(len(kept)),
-            )
+        part = dataclasses.replace(
+            section,
+            columns=[section.columns[i] for i in kept],
+            rows=[[row[i] for i in kept] for row in section.rows],
+            right=[new for new, old in enumerate(kept) if old in section.right],
+            folds=range(len(kept)),
+            splits=False,
         )
+        yield table(part, _widths(part, page))
