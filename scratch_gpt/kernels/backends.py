@@ -106,9 +106,10 @@ def register_attention(
     """Make a backend of an attention kernel; everything else is computed as in `plain`.
 
     Every model then takes its name: `GPT.from_pretrained(..., backend=name)`, `with_backend(name)`,
-    `parity.load_pretrained`. A recipe of a training run takes built-in backends alone. A call raises a `KernelError` unless the context has the query's shape,
-    dtype and device. `python -m parity.check layerwise --kernel` checks the numbers, and that no
-    input is written to.
+    `parity.load_pretrained`. A recipe of a training run takes built-in backends alone.
+
+    A call raises a `KernelError` unless the context has the query's shape, dtype and device.
+    `python -m parity.check layerwise --kernel` checks the numbers, and that no input is written to.
 
     Args:
         name: The backend's name.
