@@ -157,6 +157,12 @@ def _check_candidate(name: str) -> None:
         )
 
 
+def _check_kernel(name: str) -> None:
+    """Require that the file of `FILE.py:NAME` exists."""
+    if match := re.fullmatch(r"(.*\.py)(?::\w+)?", name, re.DOTALL):
+        require_path(match[1], where=f"--kernel {name}", what="there is no such file")
+
+
 def _check_call(text: str) -> None:
     try:
         ast.parse(text.strip(), "<call>", "eval")
@@ -179,6 +185,7 @@ def _check_reference(name: str) -> None:
 _CHECKS: dict[str, Callable[[str], None]] = {
     "weights": check_weights,
     "candidate": _check_candidate,
+    "kernel": _check_kernel,
     "call": _check_call,
     "map": _check_map,
     "reference": _check_reference,

@@ -5,11 +5,11 @@ import re
 import runpy
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from parity.checkpoints.names import require_path
 from parity.core.candidates import beside, running, site_of_frame
 from parity.core.results import Reason
 from parity.errors import (
@@ -114,12 +114,10 @@ def load_kernel(name: str) -> AttentionKernel:
         InputRejectedError: The file raised, or the function has another signature.
     """
     where, match = f"--kernel {name}", re.fullmatch(r"(.*\.py)(?::(\w+))?", name, re.DOTALL)
-    if match is None or not Path(match[1]).is_file():
-        raise UsageError(
-            "there is no such file" if match else "it is not FILE.py:NAME",
-            where=where,
-            fix="name a Python file and the kernel in it: my_kernel.py:attention",
-        )
+    if match is None:
+        fix = "name a Python file and the kernel in it: my_kernel.py:attention"
+        raise UsageError("it is not FILE.py:NAME", where=where, fix=fix)
+    require_path(match[1], where=where, what="there is no such file")
     with beside(match[1]), running(name, "run it alone to see what is wrong", KERNEL):
         namespace = runpy.run_path(match[1])
     if match[2] and match[2] in namespace:

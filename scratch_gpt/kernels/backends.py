@@ -105,10 +105,11 @@ def register_attention(
 ) -> None:
     """Make a backend of an attention kernel; everything else is computed as in `plain`.
 
-    Its name is then valid wherever a backend is named: `GPT.from_pretrained(..., backend=name)`,
-    `with_backend(name)`. A call raises a `KernelError` unless the context has the query's shape,
-    dtype and device. `python -m parity.check layerwise --kernel` checks the numbers, and that no
-    input is written to.
+    Every model then takes its name: `GPT.from_pretrained(..., backend=name)`, `with_backend(name)`,
+    `parity.load_pretrained`. A recipe of a training run takes built-in backends alone.
+
+    A call raises a `KernelError` unless the context has the query's shape, dtype and device.
+    `python -m parity.check layerwise --kernel` checks the numbers, and that no input is written to.
 
     Args:
         name: The backend's name.

@@ -363,10 +363,11 @@ def test_a_fault_is_injected_beside_a_kernel(
     assert (found["verdict"], failed[0]) == ("fail", f"h.1.{tap}")
 
 
-def test_a_kernel_is_of_our_model(check: Check) -> None:
-    name = ("--kernel", f"{SDPA}:attention")
-    for others in (TINY, ("--reference", "c.json")):
-        result = check("layerwise", *name, "--candidate", "mine.py", *others)
+def test_a_kernel_is_of_our_model(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text("{}", encoding="utf-8")
+    name = ("--kernel", f"{SDPA}:attention", "--candidate", str(SDPA))
+    for others in (TINY, ("--reference", str(tmp_path / "c.json"))):
+        result = check("layerwise", *name, *others)
         assert (result.exit_code, result.stdout, "--kernel with" in result.stderr) == (2, "", True)
 
 
