@@ -57,6 +57,8 @@ draw_loss_curve([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], Path("curv
 print(Path("curve.png").read_bytes()[1:4].decode())
 """
 
+BROWSER = "import axe_playwright_python, playwright.sync_api; print('imported')"
+
 SAMPLE = HERE / "tests" / "reference" / "test_published.py"
 HELP = ("-m", "parity.check", "doctor", "--help")
 PLUGINS = ("-n", "1", "--no-cov", "--benchmark-disable", "-p", "no:cacheprovider")
@@ -71,9 +73,11 @@ WORK: dict[str, tuple[tuple[Command, str], ...]] = {
     "triton": ((("-c", KERNEL), "new enough"),),
     "original-text": ((("-c", WORDS), "['i', 'ca', \"n't\", '.']"),),
     "plot": ((("-c", CURVE), "PNG"),),
+    "browser": ((("-c", BROWSER), "imported"),),
     "test": (
         (("-m", "pytest", "-c", str(HERE / "pyproject.toml"), *PLUGINS, str(SAMPLE)), " passed"),
     ),
+    "docs": ((("-m", "mkdocs", "--version"), "mkdocs"),),
     "dev": tuple((("-m", tool, "--version"), tool) for tool in ("mypy", "ruff", "tox")),
 }
 """What each extra is for, as commands of its Python and what they print; "" is a plain install."""
@@ -169,7 +173,7 @@ def test_an_extra_installs_and_works(case: str, uv: str, wheel: Path, tmp_path: 
 def test_without_its_extra_the_work_is_not_done(uv: str, wheel: Path, tmp_path: Path) -> None:
     """So a pass above depends on the extra; `pip check` finds a missing dependency."""
     python = installed(uv, wheel, [], tmp_path)
-    for extra in ("original-text", "plot", "test", "dev"):
+    for extra in ("original-text", "plot", "test", "docs", "dev"):
         (command, _), *_ = WORK[extra]
         with pytest.raises(AssertionError, match=r"No module named|is not installed"):
             run(python, *command, folder=tmp_path)

@@ -187,7 +187,7 @@ def test_console_scripts_start_the_commands(packed: Distribution) -> None:
     assert all(callable(point.load()) for point in found.values())
 
 
-TOOLS = {"test", "dev"}
+TOOLS = {"test", "docs", "dev"}
 """The extras whose packages are run rather than imported."""
 
 
