@@ -142,10 +142,13 @@ def _meant(given: str, names: Sequence[str]) -> str:
     return f"did you mean {near[0]}? " if near else ""
 
 
+_FILE = re.compile(r"(.*\.py)(?::\w+)?", re.DOTALL)
+
+
 def _check_candidate(name: str) -> None:
     """Require that the file of `FILE.py` or `FILE.py:NAME` exists; a module is not searched."""
     where = f"--candidate {name}"
-    if match := re.fullmatch(r"(.*\.py)(?::\w+)?", name, re.DOTALL):
+    if match := _FILE.fullmatch(name):
         require_path(match[1], where=where, what="no candidate there: there is no such file")
     elif ":" not in name:
         near = similar_paths(name if Path(name).suffix else f"{name}.py")
@@ -174,6 +177,11 @@ def _check_call(text: str) -> None:
         ) from error
 
 
+def _check_kernel(name: str) -> None:
+    if match := _FILE.fullmatch(name):
+        require_path(match[1], where=f"--kernel {name}", what="there is no such file")
+
+
 def _check_map(name: str) -> None:
     require_path(name, where=f"--map {name}", what="there is no such file")
 
@@ -187,6 +195,7 @@ _CHECKS: dict[str, Callable[[str], None]] = {
     "candidate": _check_candidate,
     "kernel": _check_kernel,
     "call": _check_call,
+    "kernel": _check_kernel,
     "map": _check_map,
     "reference": _check_reference,
     "explain": _check_explained,

@@ -46,6 +46,7 @@ WRONG = {
     "a candidate's name": ("gradients --candidate my_gtp.py:Model", "did you mean my_gpt.py?"),
     "a kernel": ("gradients --kernel my_gtp.py:attention", "did you mean my_gpt.py?"),
     "no suffix": ("training --candidate my_gpt", "did you mean my_gpt.py?"),
+    "a kernel": ("layerwise --kernel my_gtp.py:fast", "did you mean my_gpt.py?"),
     "a map": ("layerwise --candidate my_gpt.py --map my_map.text", "did you mean my_map.txt?"),
     "a reference": ("layerwise --candidate my_gpt.py --reference chekpoint", "checkpoint?"),
     "a call": ("layerwise --candidate my_gpt.py --call model(ids", "model(ids, cache=None)[0]"),
