@@ -16,7 +16,7 @@ TESTING := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-slow coverage coverage-report bench lint types rows clean
+.PHONY: help check test test-slow coverage coverage-report bench lint types rows fault-pages site clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +57,15 @@ types: $(VENV)/.installed-dev  ## mypy, strict
 rows: $(VENV)/.installed-dev  ## tests and checks on every torch, and what changed between them (tox)
 	$(BIN)/python -m tox $(ARGS)
 
+# ARGS=--measure injects every fault again and records the numbers first, which takes 2 minutes.
+fault-pages: $(VENV)/.installed-test  ## write docs/faults: a page for every fault
+	PYTHONPATH=. $(BIN)/python tests/fault_pages.py $(ARGS)
+
+site: $(VENV)/.installed-dev  ## build the documentation's site: site/index.html
+	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict $(ARGS)
+
 clean:  ## remove the environment and everything that tools made
-	rm -rf $(VENV) .tox .benchmarks .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	rm -rf $(VENV) .tox .benchmarks .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov site
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -74,5 +81,5 @@ $(VENV)/.installed-test: $(PINS) | $(BIN)/python
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(PINS) | $(BIN)/python
-	$(PIP) -e '.[test,original-text,dev]'
+	$(PIP) -e '.[test,original-text,docs,dev]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-test

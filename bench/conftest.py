@@ -15,8 +15,10 @@ pytest_addoption = pytest_plugin.add_options
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Reject parallel test processes."""
+    """Reject parallel test processes; add a user's kernel."""
     pytest_plugin.refuse_xdist(config.getoption("dist", None))
+    if config.getoption("--kernel"):
+        pytest_plugin.add_kernel(config.getoption("--kernel"), config.getoption("--bench-device"))
 
 
 def pytest_benchmark_update_machine_info(machine_info: MutableMapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench.shapes import HEAD_WIDTH, HEADS, Shape
+from parity.core import backends
 from scratch_gpt.kernels.backends import KERNELS
 
 Kernel = Callable[..., Tensor]
@@ -109,3 +110,18 @@ ATTENTION_KERNELS: dict[str, AttentionKernel] = {
     ),
 }
 """Every kernel by name."""
+
+
+def add_own(name: str, device: torch.device) -> None:
+    """Add the user's kernel `FILE.py:NAME` under the name `kernel`, after one small call of it.
+
+    Raises:
+        CommandError: There is no such kernel; or it raises, or returns another shape or dtype.
+    """
+    found = backends.load_kernel(name)
+    backends.call_once(name, found, device, torch.float32)
+    ATTENTION_KERNELS[backends.KERNEL] = AttentionKernel(
+        make=lambda _shape, _device: (
+            lambda query, key, value: found(query, key, value, None, None, 0.0)
+        )
+    )

@@ -11,7 +11,7 @@ HIDDEN = ("node",)
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Add `--grid` and `--bench-device`."""
+    """Add `--grid`, `--bench-device` and `--kernel`."""
     group = parser.getgroup("bench")
     group.addoption(
         "--grid",
@@ -25,6 +25,29 @@ def add_options(parser: pytest.Parser) -> None:
         default="cpu",
         help="Device of the kernels; cuda is timed with events.",
     )
+    group.addoption(
+        "--kernel",
+        metavar="FILE.py:NAME",
+        help="Your own attention kernel, timed beside the others.",
+    )
+
+
+def add_kernel(name: str, device: str) -> None:
+    """Add the kernel of `--kernel` to those that are timed.
+
+    Raises:
+        UsageError: There is no such kernel; or it raises, or returns another shape or dtype.
+    """
+    import torch
+
+    from bench.kernels import add_own
+    from parity.errors import ParityError
+
+    try:
+        add_own(name, torch.device(device))
+    except ParityError as error:
+        message = f"{error.what}\n  where: {error.where}\n  fix: {error.fix}"
+        raise pytest.UsageError(message) from error
 
 
 def refuse_xdist(distribution: str | None, environment: Mapping[str, str] = os.environ) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from bench.targets import SMALLEST_SDPA_RATIO, TARGETS, Target
+from bench.targets import KERNEL_TARGETS, SMALLEST_SDPA_RATIO, TARGETS, Target
 from parity.errors import EnvironmentUnfitError, ExitCode, UsageError
 from scratch_gpt.cli import (
     print_stdout,
@@ -38,6 +38,7 @@ class BenchOptions(DebugOption):
       python -m bench.ratios --list
       python -m bench.ratios --quick
       python -m bench.ratios --rows "core/*" --json run.json
+      python -m bench.ratios --kernel my_kernel.py:attention --quick
 
     Exit codes:
       0 every bound met
@@ -45,11 +46,18 @@ class BenchOptions(DebugOption):
         there (then bounds are printed and do not count)
       2 usage
       3 something could not be measured, or nothing was
-      4 a baseline that is not one, or that is from another machine
+      4 a baseline that is not one, or that is from another machine; or a kernel
+        that cannot be called
       5 environment  70 internal error
     """
 
     rows: str = option("*", "Which rows, as a shell pattern; see --list.", metavar="GLOB")
+    kernel: str | None = option(
+        None,
+        "Only your own attention kernel, beside the others, on the CPU. It is called as "
+        "scratch_gpt/attention.py says.",
+        metavar="FILE.py:NAME",
+    )
     quick: bool = option(False, "A few rows, three rounds: half a minute.")
     rounds: int | None = option(None, "Rounds of every timing. Default: 5 to 15.", minimum=1)
     list: bool = option(False, "Print the rows and their bounds; measure nothing.")
@@ -73,15 +81,15 @@ def ratios(options: BenchOptions) -> int:
     )
 
 
-def selected(options: BenchOptions, rows: Sequence[Target] = TARGETS) -> list[Target]:
-    """Return the rows that match `--rows` and `--quick`.
+def selected(options: BenchOptions) -> list[Target]:
+    """Return the rows that match `--rows` and `--quick`; with `--kernel` those of the kernel.
 
     Raises:
         UsageError: No row matches.
     """
     found = [
         row
-        for row in rows
+        for row in (TARGETS if options.kernel is None else KERNEL_TARGETS)
         if fnmatch.fnmatchcase(row.name, options.rows) and (row.quick or not options.quick)
     ]
     if not found:
@@ -144,8 +152,11 @@ def _measured(options: BenchOptions, rows: Sequence[Target], progress: Progress)
 
     from bench import baseline, report, results, runner, timing
     from bench.contest import smallest_ratio_note
+    from bench.kernels import add_own
     from bench.models import Measurement
 
+    if options.kernel is not None:
+        add_own(options.kernel, torch.device("cpu"))
     earlier = results.read(options.baseline) if options.baseline is not None else None
     machine = baseline.describe_machine()
     if earlier is not None:

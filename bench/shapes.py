@@ -81,14 +81,14 @@ TIMES = (1, 7, 37, 64, 128, 192, 256, 384, 512)
 LONG = (1024, 2048, 4096, 8192)
 """Lengths beyond GPT-1's, for the kernels only."""
 
-QUICK = ("tiled", "plain", "huggingface", "sdpa", "products")
-"""Prefixes of kernels that need no compiler."""
+QUICK = ("kernel", "tiled", "plain", "huggingface", "sdpa", "products")
+"""Prefixes of kernels that need no compiler; `kernel` is a user's own."""
 
 GRIDS = {
     "smoke": (
         Grid(kernels=QUICK, times=(37,), backward=(False, True)),
         Grid(kernels=QUICK, times=(37,), dtypes=("bfloat16",)),
-        Grid(kernels=("plain", "tiled"), times=(37,), threads=(1,), caches=("cold",)),
+        Grid(kernels=("kernel", "plain", "tiled"), times=(37,), threads=(1,), caches=("cold",)),
     ),
     "default": (
         Grid(kernels=QUICK, batches=(1, 4), times=(1, 37, 128, 512)),
@@ -96,7 +96,7 @@ GRIDS = {
         Grid(kernels=QUICK, dtypes=("bfloat16", "float16")),
         Grid(kernels=QUICK, threads=(1,)),
         Grid(kernels=QUICK, caches=("cold",)),
-        Grid(kernels=("tiled", "sdpa-flash"), times=(2048,)),
+        Grid(kernels=("kernel", "tiled", "sdpa-flash"), times=(2048,)),
         Grid(kernels=("compiled", "flex", "triton")),
     ),
     "whole": (

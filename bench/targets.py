@@ -138,5 +138,22 @@ TARGETS = (
 )
 """Every row, in the order of the report."""
 
+PEERS = ("huggingface", "sdpa", "plain", "tiled", "products")
+
+KERNEL_TARGETS = tuple(
+    Target(
+        task,
+        "kernel",
+        peer,
+        quick=task.shape in (Shape(batch=1, time=128), Shape(batch=1, time=512)),
+    )
+    for task in (
+        *(core(batch, time) for batch in (1, 4) for time in (1, 64, 128, 256, 512)),
+        *(core(batch, 512, backward=True) for batch in (1, 4)),
+    )
+    for peer in PEERS
+)
+"""The rows of `--kernel`: a user's own attention kernel beside the others; none has a bound."""
+
 SMALLEST_SDPA_RATIO = 1.0
 """At least one ratio to scaled_dot_product_attention is to be below this."""

@@ -1,6 +1,7 @@
 """Attention kernels, ours and others', verified before and after they are timed.
 
 Run it with `make bench`; `ARGS="--grid whole"` runs every shape, `ARGS="-k '1x512 and both'"` some.
+`pytest bench/test_attention.py --kernel FILE.py:NAME` times one's own beside them.
 """
 
 import pytest

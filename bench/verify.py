@@ -9,6 +9,7 @@ Shortcuts that a fast but wrong kernel could take, and how each is found:
 - It caches a result by address: the same tensors are filled with other numbers.
 - It is right for one input or one shape only: several seeds, and a ragged shape.
 - It is right only while it is verified: its last result is verified after timing, too.
+- It computes in its inputs: they are compared with copies.
 """
 
 import dataclasses
@@ -204,6 +205,10 @@ def distance(answers: Answers, right: Expected, dtype: str) -> float:
         WrongKernelError: An answer is missing, has another shape or dtype, is not finite, or its
             error is larger than rounding explains.
     """
+    made = dict.fromkeys(a.dtype if isinstance(a, Tensor) else type(a) for a in answers)
+    if list(made) != [PRECISIONS[dtype].dtype]:
+        message = f"context and gradients are {', '.join(map(str, made))}, expected {dtype}"
+        raise WrongKernelError(message)
     shapes, due = [tuple(a.shape) for a in answers], [right.sizes] * len(right.answers)
     if shapes != due:
         message = f"context and gradients have shapes {shapes}, expected {due}"
@@ -280,7 +285,11 @@ def _verified_at(kernel: AttentionKernel, shape: Shape, device: torch.device) ->
     for seed, right in (*every, every[-1]):
         poison(answers)
         inputs.fill(seed)
+        before = [tensor.detach().clone() for tensor in inputs.triple]
         answers = run()
+        if not all(torch.equal(*pair) for pair in zip(inputs.triple, before, strict=True)):
+            message = "it writes into its inputs"
+            raise WrongKernelError(message)
         error = distance(answers, right, shape.dtype)
     return VerifiedKernel(run, error, lambda later: distance(later, every[-1][1], shape.dtype))
 

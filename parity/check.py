@@ -15,6 +15,7 @@ from typing import Any
 from parity import options, session
 from parity.options import EXIT_CODES, ReportOptions
 from parity.threads import gc_paused
+from parity.validation import check_options, described_faults
 from scratch_gpt.cli import run_app, typer_app
 from scratch_gpt.options import add_command, add_version
 
@@ -23,30 +24,22 @@ from scratch_gpt.options import add_command, add_version
 class Verb:
     """One verb: its options, whose docstring is its help, and its functions as `MODULE:NAME`.
 
-    `faults` names the function that lists the values of `--inject-fault`, for verbs that have it.
+    `faults` are the kinds of fault that `--inject-fault` takes, for verbs that have it.
     """
 
     options: type[ReportOptions]
     function: str
-    faults: str | None = None
+    faults: tuple[str, ...] = ()
 
 
 VERBS = {
-    "layerwise": Verb(
-        options.LayerwiseOptions, "parity.verbs:layerwise", "parity.verbs:forward_faults"
-    ),
-    "gradients": Verb(
-        options.GradientsOptions, "parity.verbs:gradients", "parity.verbs:gradient_faults"
-    ),
+    "layerwise": Verb(options.LayerwiseOptions, "parity.verbs:layerwise", ("forward",)),
+    "gradients": Verb(options.GradientsOptions, "parity.verbs:gradients", ("forward", "backward")),
     "weights": Verb(options.WeightsOptions, "parity.verbs:weights"),
-    "tokens": Verb(options.TokensOptions, "parity.verbs:tokens", "parity.verbs:tokenizer_faults"),
+    "tokens": Verb(options.TokensOptions, "parity.verbs:tokens", ("tokenizer",)),
     "doctor": Verb(options.DoctorOptions, "parity.verbs:doctor"),
-    "training": Verb(
-        options.TrainingOptions, "parity.verbs:training", "parity.verbs:training_faults"
-    ),
-    "generation": Verb(
-        options.GenerationOptions, "parity.verbs:generation", "parity.verbs:generation_faults"
-    ),
+    "training": Verb(options.TrainingOptions, "parity.verbs:training", ("training",)),
+    "generation": Verb(options.GenerationOptions, "parity.verbs:generation", ("generation",)),
     "golden": Verb(options.GoldenOptions, "parity.verbs:golden"),
     "drift": Verb(options.DriftOptions, "parity.verbs:drift"),
 }
@@ -67,13 +60,14 @@ def _run(name: str, asked: ReportOptions) -> int:
     return session.run(
         asked,
         name=name,
-        load=partial(_loaded, verb.function),
-        faults=partial(_loaded, verb.faults) if verb.faults else None,
+        load=partial(_loaded, verb, asked),
+        faults=(lambda: partial(described_faults, verb.faults)) if verb.faults else None,
     )
 
 
-def _loaded(function: str) -> Callable[..., Any]:
-    module, _, name = function.partition(":")
+def _loaded(verb: Verb, asked: ReportOptions) -> Callable[..., Any]:
+    check_options(asked, verb.faults)
+    module, _, name = verb.function.partition(":")
     with gc_paused():  # importing torch makes many objects, none of them garbage
         found: Callable[..., Any] = getattr(import_module(module), name)
     return found
@@ -89,7 +83,7 @@ def main() -> None:
     try:
         run_app(app)
     except SystemExit as ended:
-        if any(argument.startswith("--candidate") for argument in sys.argv):
+        if any(argument.startswith(("--candidate", "--kernel")) for argument in sys.argv):
             session.end_process(ended.code)
         raise
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from parity.errors import ExitCode
+from parity.errors import ExitCode, UsageError
 from scratch_gpt.cli import (
     print_stdout,
     run_app,
@@ -33,6 +33,8 @@ class ConvertOptions(QuietOption):
       python -m parity.convert openai-gpt weights
       python -m parity.convert path/to/release weights --dry-run
       python -m parity.convert weights release --to openai
+      python -m parity.convert nanogpt.pt weights --map nanogpt.map
+      python -m parity.convert weights nanogpt --map nanogpt.map --to mapped
 
     Exit codes:
       0 written  2 usage  3 nothing in the source  4 source rejected
@@ -47,8 +49,19 @@ class ConvertOptions(QuietOption):
         metavar="SOURCE",
     )
     destination: Path = argument(..., "The folder to write.", metavar="DESTINATION")
-    to: Literal["huggingface", "openai"] = option(
-        "huggingface", "The format to write. Ours is Hugging Face's."
+    to: Literal["huggingface", "openai", "mapped"] = option(
+        "huggingface",
+        "The format to write. Ours is Hugging Face's; mapped has the names of --map.",
+    )
+    map: Path | None = option(
+        None,
+        "The names of another program: a file of lines such as "
+        "blocks.{i}.attn.weight = h.{i}.attn.c_attn.weight.T. SOURCE has them, or, with "
+        "--to mapped, DESTINATION.",
+        metavar="FILE",
+    )
+    n_head: int | None = option(
+        None, "Heads of a source with --map, if no line of the map gives it.", minimum=1
     )
     dry_run: bool = option(False, "Print the table of tensors and write nothing.")
     force: bool = option(False, "Replace existing weights of the same format.")
@@ -74,11 +87,35 @@ def _convert(options: ConvertOptions) -> ExitCode:
     keep_freed_memory()
     with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:
         with gc_paused():
-            from parity.checkpoints import export
+            from parity.checkpoints import export, load
+            from parity.core import mapped_files
+            from parity.core.mapping import read_map_file
+        file, read = None, load.load_weights
+        form = export.FORMS.get(options.to)
+        if options.map:
+            file = read_map_file(options.map)
+        if options.n_head and not (file and form):
+            raise UsageError(
+                "heads are given for a source with --map alone",
+                where="--n-head",
+                fix="leave it out, or give --map FILE without --to mapped",
+            )
+        if file and form:
+            config = {"n_head": options.n_head} if options.n_head else {}
+            read = partial(mapped_files.read_mapped, file, config)
+        elif file:
+            form = mapped_files.mapped_form(file)
+        if form is None:
+            raise UsageError(
+                "the names are not given",
+                where="--to mapped",
+                fix="give --map FILE; docs/migration.md has an example",
+            )
         text = export.run_conversion(
             options.source,
             options.destination,
-            options.to,
+            form,
+            read=read,
             dry_run=options.dry_run,
             force=options.force,
             strict=options.strict,

@@ -170,9 +170,10 @@ class GPT1Explainer:
             number = find(target)
             if operations.split_name(target.name)[0] == block:
                 inside.append(target)
-                missing += number is None and tap_of(target.name) == target.name
-                # Who computes one head after the other has the heads in no single tensor.
-                whole += number is None and target.heads is None
+                if number is None and tap_of(target.name) == target.name:
+                    missing += 1
+                    # Who computes one head after the other has the heads in no single tensor.
+                    whole += target.heads is None
             if number is not None:
                 made.append(number)
             elif not made and whole > _MOST_MISSING:
@@ -260,8 +261,8 @@ class _Widened(dict[str, Tensor]):
         return super().__getitem__(name).double()
 
 
-_MOST_MISSING = 3
-"""Tensors without heads that a fault gives and the candidate lacks, before it is given up."""
+_MOST_MISSING = 4
+"""Taps without heads that a fault gives and the candidate lacks, before the fault is given up."""
 
 _ALIKE = 1e-10
 """Largest difference of the fingerprints of equal tensors; epsilon moves them by 1e-7."""

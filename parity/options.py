@@ -38,11 +38,15 @@ LIST_FAULTS = "list"
 class ReportOptions(QuietOption):
     """Where the report goes, and in which format."""
 
-    format: str = option("text", "Format of standard output: text or json.")
+    format: str = option(
+        "text",
+        "Form of standard output: text, json, html, markdown, junit, or github (annotations of "
+        "GitHub Actions, and the job's summary).",
+    )
     output: tuple[Path, ...] = option(
         (),
-        "Write the report to this file too; its suffix selects the format: .json or .txt. "
-        "May be repeated.",
+        "Write the report to this file too. Its suffix selects the form: .html (a page), .md (for "
+        "a pull request), .xml (JUnit), .json or .txt. May be repeated.",
     )
 
 
@@ -188,6 +192,13 @@ class ForwardOptions(
 ):
     """What `layerwise` and `gradients` share."""
 
+    kernel: str | None = option(
+        None,
+        "Your own attention kernel, FILE.py:NAME, called as scratch_gpt/attention.py says. It runs "
+        "in our model as the backend `kernel`, beside plain or what --backend names.",
+        metavar="FILE.py:NAME",
+        records=True,
+    )
     call: str | None = option(
         None,
         "How a candidate is called, in Python: model(ids, cache=None)[0]. Names are model, ids, "
@@ -435,14 +446,17 @@ def recorded_options(options: ReportOptions) -> dict[str, object]:
 
     A candidate's file has a digest beside its path, `candidate_file`: the same file may have
     another path elsewhere, and another file the same path. What the file imports is not in it.
-    So has the file of a mapping, `map_file`.
+    So have the files of a kernel and of a mapping, `kernel_file` and `map_file`.
 
     Raises:
-        ParityError: The candidate's file cannot be read.
+        ParityError: One of the files cannot be read.
     """
     found = recorded(options)
     files = {
-        "candidate": re.sub(r"(?<=\.py):\w+$", "", str(found.get("candidate", ""))),
+        **{
+            name: re.sub(r"(?<=\.py):\w+$", "", str(found.get(name, "")))
+            for name in ("candidate", "kernel")
+        },
         "map": str(found.get("map", "")),
     }
     read = [name for name in found if files.get(name, "").endswith(".py") or name == "map"]

@@ -9,16 +9,18 @@ import contextlib
 import dataclasses
 import logging
 import os
+import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parity.errors import EnvironmentUnfitError, ExitCode, ParityError, UsageError
-from parity.options import LARGEST_REPORT, LIST_FAULTS, FingerprintOptions, ReportOptions
+from parity.options import LIST_FAULTS, FingerprintOptions, ReportOptions
+from parity.report import FORMS, form_of, rendered, require_form, require_replaceable, write
 from scratch_gpt.cli import (
     Interrupts,
     LogFormatter,
@@ -28,19 +30,13 @@ from scratch_gpt.cli import (
     print_error,
     print_stdout,
     print_traceback,
-    render_rich,
-    reporting_write_errors,
 )
-from scratch_gpt.errors import one_line
 
 if TYPE_CHECKING:
     from parity.core.results import Report
     from scratch_gpt.progress import Progress
 
 Asked = TypeVar("Asked", bound=ReportOptions)
-
-FORMATS = ("text", "json")
-_SUFFIXES = {".json": "json", ".txt": "text"}
 
 
 def run(
@@ -56,6 +52,7 @@ def run(
     function that lists the faults that the options allow.
     """
     report = None
+    started = time.perf_counter()
     try:
         try:
             if faults is not None and getattr(options, "inject_fault", None) == LIST_FAULTS:
@@ -69,7 +66,7 @@ def run(
                 for name_of in ("torch", "matplotlib", "urllib3", "huggingface_hub", "filelock"):
                     logging.getLogger(name_of).setLevel(logging.WARNING)
             _check_formats(options)
-            report = _report(options, load)
+            report = _stamped(_report(options, load), time.perf_counter() - started)
             _deliver(report, options)
         except (BrokenPipeError, KeyboardInterrupt):
             raise
@@ -192,16 +189,11 @@ def _check_formats(options: ReportOptions) -> None:
         UsageError: A format is unknown, or fingerprints are asked for without JSON.
         EnvironmentUnfitError: A path is no file, or its folder does not exist.
     """
-    files = {f"--output {path}": _format_of(path, options) for path in options.output}
+    files = {f"--output {path}": form_of(path, options.format) for path in options.output}
     for where, chosen in {f"--format {options.format}": options.format, **files}.items():
-        if chosen not in FORMATS:
-            raise UsageError(
-                f"this version cannot write {chosen!r}",
-                where=where,
-                fix=f"use {' or '.join(FORMATS)}",
-            )
+        require_form(chosen, where)
     for path in options.output:
-        _check_replaceable(path)
+        require_replaceable(path, f"--output {path}")
     written = {*files.values(), *([] if options.quiet else [options.format])}
     wants = isinstance(options, FingerprintOptions) and options.fingerprints
     if wants and "json" not in written:
@@ -212,121 +204,46 @@ def _check_formats(options: ReportOptions) -> None:
         )
 
 
-def _format_of(path: Path, options: ReportOptions) -> str:
-    """Return the format of a file: its suffix names it; without one it is standard output's."""
-    suffix = path.suffix.lower()
-    return _SUFFIXES.get(suffix, suffix[1:]) or options.format
+def _stamped(report: "Report", seconds: float) -> "Report":
+    """Return the report with the command that made it, and how long that took."""
+    started_as = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {started_as.name}" if started_as else Path(sys.argv[0]).name
+    command = " ".join([program, *map(shlex.quote, sys.argv[1:])])
+    return dataclasses.replace(report, command=command, seconds=round(seconds, 3))
 
 
 def _deliver(report: "Report", options: ReportOptions) -> None:
     """Write the report to every file; then print it, even if a file failed."""
     with contextlib.ExitStack() as stack:
         if not options.quiet:
-            stack.callback(print_stdout, _rendered(report, options.format, sys.stdout))
+            stack.callback(print_stdout, rendered(report, options.format, sys.stdout))
+        if options.format == "github":
+            from parity.report.github import append_summary
+
+            stack.callback(append_summary, report)
         for path in options.output:
-            _write(path, _rendered(report, _format_of(path, options), None))
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a report beside the old one, then put it in its place.
-
-    Raises:
-        EnvironmentUnfitError: The file system refused; an old report is unchanged.
-    """
-    target = Path(os.path.realpath(path))  # a link stays a link
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    with reporting_write_errors(str(path)):
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-_REPORT_MARKS = (b'"schema_version"', b"\nPASS  ", b"\nFAIL  ", b"\nINCONCLUSIVE  ", b"error: ")
-"""What every report has: the first in JSON, one of the others in text."""
-
-
-def _is_report(text: bytes) -> bool:
-    return any(mark in text for mark in _REPORT_MARKS)
-
-
-def _check_replaceable(path: Path) -> None:
-    """Require that a report may be written to a path.
-
-    Raises:
-        UsageError: Something there is no report, and would be lost.
-        EnvironmentUnfitError: It is no regular file, or its folder does not exist.
-    """
-    if path.is_dir() or not path.parent.is_dir():
-        raise EnvironmentUnfitError(
-            "the report cannot be written: " + ("a folder" if path.is_dir() else "no folder"),
-            where=f"--output {path}",
-            fix="name a file in a folder that exists",
-        )
-    if not path.exists():
-        return
-    if not path.is_file():
-        raise EnvironmentUnfitError(
-            "the report cannot be written: it is a pipe or a device, not a file",
-            where=f"--output {path}",
-            fix="name a file; without --output the report is printed",
-        )
-    size = path.stat().st_size
-    if size and (size > LARGEST_REPORT or not _is_report(path.read_bytes())):
-        raise UsageError(
-            "the file is no report, and would be lost",
-            where=f"--output {path}",
-            fix="choose another name, or remove the file",
-        )
-
-
-def _rendered(report: "Report", chosen: str, stream: Any) -> str:  # noqa: ANN401 - a text stream
-    """Return the report in one format; in color if `stream` is a terminal that wants it."""
-    if chosen == "json":
-        from parity.report.json import render
-
-        return render(report)
-    from parity.report.text import render as render_text
-
-    return render_rich(lambda console: render_text(_printable(report), console), stream)
-
-
-def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
-    """Return a report, or a part of one, without control characters."""
-    if isinstance(value, Enum):
-        return value
-    if isinstance(value, str):
-        return one_line(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = {f.name: _printable(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return dataclasses.replace(value, **parts)
-    if isinstance(value, Mapping):
-        return {_printable(key): _printable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_printable(entry) for entry in value)
-    return value
+            write(path, rendered(report, form_of(path, options.format)))
 
 
 def _deliver_error(error: ParityError, options: ReportOptions, name: str) -> None:
     """Write an error in place of the report, so that no older report stays there."""
     reported_already = contextlib.suppress(EnvironmentUnfitError, UsageError, OSError, ImportError)
     for path in options.output:
-        if (chosen := _format_of(path, options)) in FORMATS:
+        if (form := form_of(path, options.format)) in FORMS:
             with reported_already:
-                _check_replaceable(path)
-                _write(path, _rendered_error(error, chosen, name))
-    if options.format == "json" and not options.quiet:
+                require_replaceable(path, f"--output {path}")
+                write(path, _rendered_error(error, form, name))
+    if options.format in FORMS and options.format != "text" and not options.quiet:
         with reported_already:
-            print_stdout(_rendered_error(error, "json", name))
+            print_stdout(_rendered_error(error, options.format, name))
 
 
-def _rendered_error(error: ParityError, chosen: str, name: str) -> str:
-    if chosen == "json":
-        from parity.report.json import render_error
+def _rendered_error(error: ParityError, form: str, name: str) -> str:
+    if form == "text":
+        return format_error(error.what, error.where, error.fix)
+    from parity.core.results import error_report
 
-        return render_error(error, check=name)
-    return format_error(error.what, error.where, error.fix)
+    return rendered(error_report(error, name), form)
 
 
 def report_identity(source: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The verbs of `parity.check`: from options to a report.
-
-For each verb with `--inject-fault`, another function lists its faults.
-"""
+"""The verbs of `parity.check`: from options to a report."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -44,12 +41,12 @@ from parity.core import backends, inputs
 from parity.core.candidates import build_as_given, build_candidate
 from parity.core.comparison import by_backend
 from parity.core.inputs import Inputs
-from parity.core.results import Report
+from parity.core.results import Report, exit_code, verdict_for
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import UsageError, mapped_errors
 from parity.faults import forward
 from parity.faults.forward import ForwardFault
-from parity.faults.registry import Fault, faults_of, parse
+from parity.faults.registry import parse
 from parity.options import (
     DEFAULT_SEQ_LEN,
     MOST,
@@ -186,36 +183,6 @@ def _candidates(
                 ) from error
             left_out[backend] = str(error)
     return made
-
-
-def forward_faults(_options: ForwardOptions) -> Mapping[str, str]:
-    """Return the faults of the forward pass, each with what is wrong."""
-    return _described(ForwardFault)
-
-
-def gradient_faults(_options: ForwardOptions) -> Mapping[str, str]:
-    """Return the faults of the forward pass and those of the backward pass alone."""
-    return _described(ForwardFault, BackwardFault)
-
-
-def tokenizer_faults(options: TokensOptions) -> Mapping[str, str]:
-    """Return the faults that can be injected with the chosen pretokenizer."""
-    faults = faults_of(TokenizerFault)
-    return {name: fault.what for name, fault in faults.items() if options.pretokenizer in fault.of}
-
-
-def training_faults(_options: TrainingOptions) -> Mapping[str, str]:
-    """Return the faults of the training step."""
-    return _described(TrainingFault)
-
-
-def generation_faults(_options: GenerationOptions) -> Mapping[str, str]:
-    """Return the faults of the generator."""
-    return _described(GenerationFault)
-
-
-def _described(*kinds: type[Fault]) -> dict[str, str]:
-    return {name: fault.what for kind in kinds for name, fault in faults_of(kind).items()}
 
 
 def layerwise(options: LayerwiseOptions, progress: Progress) -> Report:
@@ -374,6 +341,33 @@ def _checked(check: Callable[..., Report], options: ForwardOptions, progress: Pr
     """Load the models, move them to the device and compare them."""
     device = backends.resolve_device(options.device)
     wanted, unavailable = backends.chosen_backends(options.backend, device)
+    if options.kernel is None:
+        return _of_backends(check, options, progress, device, wanted, unavailable)
+    if options.candidate is not None:
+        raise UsageError(
+            "a kernel is run in our model, and a candidate has its own attention",
+            where="--kernel with --candidate",
+            fix="give one of the two",
+        )
+    wanted = [*(["plain"] if options.backend == "default" else wanted), backends.KERNEL]
+    is_gradients = isinstance(options, GradientsOptions)
+    with backends.own_kernel(options.kernel, device, gradients=is_gradients) as limits:
+        report = _of_backends(check, options, progress, device, wanted, unavailable)
+    reasons = [*report.reasons, *limits]
+    code, found = exit_code(report.plan, report.results, reasons, report.liveness, report.findings)
+    found = list(dict.fromkeys(found))
+    return dataclasses.replace(report, exit_code=code, verdict=verdict_for(code), reasons=found)
+
+
+def _of_backends(  # noqa: PLR0913 - the options, and what was chosen by them
+    check: Callable[..., Report],
+    options: ForwardOptions,
+    progress: Progress,
+    device: torch.device,
+    wanted: Sequence[str],
+    unavailable: Mapping[str, str],
+) -> Report:
+    """Load the models of some backends, or the candidate, and compare them."""
     left_out = dict(unavailable)
     weights = _load(options, progress)
     chosen = _inputs(options, weights.config)

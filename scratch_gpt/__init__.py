@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scratch_gpt.config import GPTConfig
+    from scratch_gpt.kernels.backends import register_attention
     from scratch_gpt.model import GPT
     from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
@@ -17,9 +18,10 @@ _MODULES = {
     "GPT": "scratch_gpt.model",
     "GPTConfig": "scratch_gpt.config",
     "Tokenizer": "scratch_gpt.tokenizer.tokenizer",
+    "register_attention": "scratch_gpt.kernels.backends",
 }
 
-__all__ = ["GPT", "GPTConfig", "Tokenizer"]
+__all__ = ["GPT", "GPTConfig", "Tokenizer", "register_attention"]
 
 
 def __getattr__(name: str) -> object:

@@ -22,7 +22,10 @@ from scratch_gpt.tap import Tap, no_tap, prefixed
 
 @runtime_checkable
 class AttentionKernel(Protocol):
-    """The signature of every attention kernel."""
+    """The signature of every attention kernel.
+
+    `scratch_gpt.register_attention` makes a backend of a function of one's own.
+    """
 
     def __call__(  # noqa: PLR0913 - the three inputs and their options
         self,
@@ -33,11 +36,22 @@ class AttentionKernel(Protocol):
         tap: Tap | None = None,
         dropout_probability: float = 0.0,
     ) -> Float[Tensor, "batch head time_q head_width"]:
-        """Return the context vectors.
+        """Return the context vectors: a new tensor with the shape, dtype and device of `query`.
 
-        With cached keys `time_k` exceeds `time_q`: the queries are the last `time_q` tokens. Query
-        `t` attends to the keys up to `t + time_k - time_q`. `mask` is False at padding. A padding
-        query attends to itself, so softmax gives no NaN; rows of real tokens are unaffected.
+        A kernel is called with all six arguments by position, and writes into none of them.
+
+        Args:
+            query: The last `time_q` tokens. Query `t` attends to the keys up to
+                `t + time_k - time_q`.
+            key: With cached keys `time_k` exceeds `time_q`.
+            value: Like `key`.
+            mask: False at padding, which is hidden; None without padding. A padding query attends
+                to itself, so that softmax gives no NaN; rows of real tokens are unaffected.
+            tap: Called as `x = tap("scores", x)` with the scaled scores before the masks, and as
+                `x = tap("weights", x)` with the softmax, both `[batch head time_q time_k]`. A
+                kernel that never forms one of them makes no such call, and its backend declares it.
+            dropout_probability: The share of the weights that become 0; the others are divided by
+                what is left. Above 0 in training alone.
         """
         ...
 
@@ -57,6 +71,8 @@ class Backend:
     """Whether a residual is added within the matrix product before it."""
     compiled: bool = False
     """Whether each block runs through `torch.compile`."""
+    never_forms: tuple[str, ...] = ()
+    """Taps that a registered kernel does not call: `scores`, `weights`, both or none."""
 
 
 def softmax(scores: Float[Tensor, "*rows time_k"]) -> Float[Tensor, "*rows time_k"]:

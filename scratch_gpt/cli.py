@@ -269,7 +269,7 @@ def handling(
 
 
 def render_rich(
-    draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = 92
+    draw: "Callable[[Console], None]", stream: "TextIO | None", *, narrowest: int = 80
 ) -> str:
     """Return the text that `draw` prints, in colour if `stream` is a terminal with colour.
 
@@ -291,7 +291,9 @@ def render_rich(
         color_system="standard" if target is not None and target.color_system else None,
     )
     draw(console)
-    return buffer.getvalue()
+    if terminal is not None:
+        return buffer.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 
 _ELSEWHERE = "free some space, or choose another place"

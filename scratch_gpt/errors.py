@@ -147,6 +147,10 @@ class NoChoiceError(InputRejectedError, ValueError):
             super().__init__(message, where="the logits", fix="use float32, or other weights")
 
 
+class KernelError(InputRejectedError, ValueError):
+    """An attention kernel of a user that does not keep to the signature of a kernel."""
+
+
 class MissingExtraError(EnvironmentUnfitError, ModuleNotFoundError):
     """An optional package that is not installed; `purpose` names what needs it."""
 

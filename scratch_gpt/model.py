@@ -1,7 +1,7 @@
 """GPT-1, from token ids to logits."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,37 @@ from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.layer_norm import LayerNorm
 from scratch_gpt.tap import Tap, no_tap, prefixed
 from scratch_gpt.transformer_block import TransformerBlock
+
+if TYPE_CHECKING:
+    from scratch_gpt.generation.sampling import Rules
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The options of `GPT.generate` beside `max_new_tokens`; a type checker finds a misspelt one.
+
+    The first eight have Hugging Face's names and meanings. The classes `Rules` and `Request` of
+    `scratch_gpt.generation` describe the others.
+    """
+
+    do_sample: bool
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    num_beams: int
+    num_return_sequences: int
+    eos_token_id: int | None
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    seed: int
+    streams: tuple[int, ...]
+    overflow: str
+    rules: "Rules"
+    sampled: bool
+    beams: int
+    samples: int
+    end_id: int | None
 
 
 class GPT(nn.Module):
@@ -128,21 +159,26 @@ class GPT(nn.Module):
         token_ids: Int[Tensor, "batch time"],
         *,
         max_new_tokens: int,
-        **options: Any,  # noqa: ANN401 - fields of two classes
+        **options: Unpack[GenerateOptions],
     ) -> Int[Tensor, "texts length"]:
-        """Return prompts and their continuations, `[batch * samples, length]`.
+        """Return prompts and their continuations, `[batch * num_return_sequences, length]`.
 
-        Always uses the backend `fused` with a cache, in evaluation mode and without gradients.
+        Always uses the backend `fused` with a cache, in evaluation mode and without gradients. The
+        default is greedy. `temperature`, `top_k` or `top_p` imply sampling, unless `do_sample` or
+        `num_beams` forbids it.
 
         Args:
             token_ids: `[batch time]`, prompts of one length, int32 or int64.
             max_new_tokens: Number of tokens to add at most.
-            **options: Fields of `scratch_gpt.generation.generate.Request` (`seed`, `samples`,
-                `beams`, `end_id`, `overflow`, ...) and of `scratch_gpt.generation.sampling.Rules`
-                (`temperature`, `top_k`, `top_p`, `sampled`, ...). The default is greedy.
+            **options: `do_sample`, `num_beams`, `num_return_sequences` and `eos_token_id`, or by
+                our own names `sampled`, `beams`, `samples` and `end_id`; and every other field of
+                `scratch_gpt.generation.generate.Request` (`seed`, `overflow`, ...) and of
+                `scratch_gpt.generation.sampling.Rules` (`temperature`, `top_k`, ...).
 
         Raises:
-            ValueError: A prompt or an option is invalid; the message names it.
+            ValueError: A prompt or an option is invalid, or two options contradict each other; the
+                message names them.
+            TypeError: There is no such option, or one is given by both its names.
         """
         from scratch_gpt.generation.generate import Request, generate
 
@@ -171,7 +207,8 @@ class GPT(nn.Module):
     def from_pretrained(cls, directory: str | os.PathLike[str], *, backend: str = "fused") -> "GPT":
         """Return the model in a folder, in evaluation mode; see `checkpoint`.
 
-        The default backend is the fastest on a CPU; `plain` is the one to read.
+        The default backend is the fastest on a CPU; `plain` is the one to read. Nothing is
+        downloaded: `parity.load_pretrained` takes the name of a repository of the hub.
         """
         from scratch_gpt.checkpoint import checkpoint
 

@@ -112,6 +112,12 @@ def a_thread_a_worker() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def a_width_for_all() -> None:
+    """Forget the width of pytest's terminal: some workers get it as `COLUMNS`."""
+    os.environ.pop("COLUMNS", None)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Let one thread work: on small tensors a second one only waits for a busy core."""

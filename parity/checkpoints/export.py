@@ -5,8 +5,8 @@ its digest must equal that of the weights.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from parity.checkpoints import huggingface_files, load
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.mapping import Side, convert, rows, shape_sizes
-from parity.checkpoints.weights import FileDigest, Standing, Weights, gather
+from parity.checkpoints.weights import Checkpoint, FileDigest, Standing, Weights, gather
 from parity.errors import ParityError, UsageError, mapped_errors
 from reference import openai_release
 from reference.files import digest_path
@@ -31,11 +31,26 @@ from scratch_gpt.errors import CommandError, one_line
 from scratch_gpt.progress import Progress
 
 
-class Form(StrEnum):
-    """A form of weights on disk; ours is Hugging Face's."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+    """A form of weights on disk; ours is Hugging Face's.
 
-    HUGGINGFACE = "huggingface"
-    OPENAI = "openai"
+    Attributes:
+        files: The names of its files with weights.
+        write: Writes weights and config into an empty folder.
+        read: Reads them back; takes the folder and its name in messages.
+        tensors: Our name, the form's name and its shape for each tensor, given a config.
+    """
+
+    name: str
+    files: Sequence[str]
+    write: Callable[[Weights, Path], None]
+    read: Callable[[Path, str], Checkpoint]
+    tensors: Callable[[Mapping[str, Any]], Iterable[tuple[str, str, Sequence[int]]]]
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
 
 
 def export(
@@ -57,11 +72,11 @@ def export(
         verify=lambda folder: _check(weights, folder, form),
     ) as staging:
         progress(f"writing {form}", 0, 2)
-        WRITERS[form](weights, staging)
-        huggingface_files.copy_vocabulary(weights.folder, staging, openai=form is Form.OPENAI)
+        form.write(weights, staging)
+        huggingface_files.copy_vocabulary(weights.folder, staging, openai=form.name == OPENAI.name)
         digests = (digest_path(path) for path in sorted(staging.iterdir()))
         files = [FileDigest(**dataclasses.asdict(digest)) for digest in digests]
-        described = huggingface_files.index_text(weights, form=form, files=files)
+        described = huggingface_files.index_text(weights, form=form.name, files=files)
         (staging / huggingface_files.INDEX_FILE).write_text(described, encoding="utf-8")
         progress("reading it back, and moving it into place", 1, 2)
     return files
@@ -72,7 +87,7 @@ def refuse_loss(destination: Path, form: Form, *, overwrite: bool) -> None:
 
     Two sets of weights in one folder are ambiguous.
     """
-    others = other_weight_files(destination, _WEIGHTS[form])
+    others = other_weight_files(destination, form.files)
     if others:
         raise UsageError(
             f"the folder holds weights that would stay beside the new ones: {others[0]}",
@@ -85,12 +100,6 @@ def refuse_loss(destination: Path, form: Form, *, overwrite: bool) -> None:
             where=str(destination),
             fix="choose another folder, or give --force to replace the weights in it",
         )
-
-
-_WEIGHTS: Mapping[Form, Sequence[str]] = {
-    Form.HUGGINGFACE: ("model.safetensors",),
-    Form.OPENAI: (*openai_release.SHARDS, "params_shapes.json"),
-}
 
 
 def _write_huggingface(weights: Weights, folder: Path) -> None:
@@ -111,19 +120,34 @@ def _write_openai(weights: Weights, folder: Path) -> None:
     )
 
 
-WRITERS: Mapping[Form, Callable[[Weights, Path], None]] = {
-    Form.HUGGINGFACE: _write_huggingface,
-    Form.OPENAI: _write_openai,
-}
-"""Writer of each form's weights and config into an empty folder."""
+def _tensors(side: Side, config: Mapping[str, Any]) -> Iterator[tuple[str, str, Sequence[int]]]:
+    axis_sizes = shape_sizes(config)
+    for row in rows(config["n_layer"]):
+        yield row.ours, row.name(side), row.shape(side, axis_sizes)
+
+
+HUGGINGFACE = Form(
+    name="huggingface",
+    files=("model.safetensors",),
+    write=_write_huggingface,
+    read=lambda folder, source: huggingface_files.read_huggingface(folder, source=source),
+    tensors=partial(_tensors, Side.HUGGINGFACE),
+)
+OPENAI = Form(
+    name="openai",
+    files=(*openai_release.SHARDS, "params_shapes.json"),
+    write=_write_openai,
+    read=lambda folder, source: load.read_openai(folder, source=source),
+    tensors=partial(_tensors, Side.RELEASE),
+)
+FORMS = {form.name: form for form in (HUGGINGFACE, OPENAI)}
 
 
 def _check(weights: Weights, folder: Path, form: Form) -> None:
     """Require that the written weights read back bit for bit."""
-    reader = huggingface_files.read_huggingface if form is Form.HUGGINGFACE else load.read_openai
     try:
         with mapped_errors():
-            found = gather(reader(folder, source="what was written")).provenance.sha256
+            found = gather(form.read(folder, "what was written")).provenance.sha256
         what = f"what was written reads back as other weights: {found}"
     except CommandError as error:  # its place is the staging folder, which is removed
         found, what = None, f"what was written does not read back: {error.what}"
@@ -135,37 +159,38 @@ def _check(weights: Weights, folder: Path, form: Form) -> None:
         )
 
 
-def render_conversion(config: Mapping[str, Any], target: Side, console: Console) -> None:
-    """Print the table of tensors: our name, the target's name and its shape."""
-    axis_sizes = shape_sizes(config)
+def render_conversion(config: Mapping[str, Any], form: Form, console: Console) -> None:
+    """Print the table of tensors: our name, the form's name and its shape."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("tensor", f"in the {target} form", "shape"):
+    for heading in ("tensor", f"in the {_HEADINGS.get(form.name, form.name)} form", "shape"):
         table.add_column(heading, no_wrap=True)
-    for row in rows(config["n_layer"]):
-        shape = str(list(row.shape(target, axis_sizes)))
-        table.add_row(row.ours, Text(row.name(target)), Text(shape))  # not markup: [positions]
+    for ours, name, shape in form.tensors(config):
+        table.add_row(Text(ours), Text(name), Text(str(list(shape))))  # not markup: [positions]
     console.print(table)
+
+
+_HEADINGS = {OPENAI.name: str(Side.RELEASE)}
 
 
 def run_conversion(  # noqa: PLR0913 - the command's arguments
     source: str,
     destination: Path,
-    to: str,
+    form: Form,
     *,
     dry_run: bool,
     force: bool,
     strict: bool,
     progress: Progress,
+    read: Callable[..., Weights] = load_weights,
 ) -> str:
     """Convert weights, or with `dry_run` only list the tensors; return the text to print.
 
-    `source` is as `--weights`, `to` is a `Form`; with `force` existing weights of the same form may
-    be replaced, and with `strict` a source with notes is rejected.
+    `source` is as `--weights`, or what `read` takes; with `force` existing weights of the same form
+    may be replaced, and with `strict` a source with notes is rejected.
 
     Raises:
         ParityError: The conversion failed; nothing was changed.
     """
-    form = Form(to)
     if source == "auto":
         raise UsageError(
             "auto may be the surrogate, so it is not converted",
@@ -176,11 +201,10 @@ def run_conversion(  # noqa: PLR0913 - the command's arguments
         refuse_loss(destination, form, overwrite=force)
         require_replaceable(destination, overwrite=force)
     progress(f"reading {source}", 0, 3)
-    weights = load_weights(
+    weights = read(
         source, lambda done, total: progress(f"drawing {done}", done, total), strict=strict
     )
-    side = Side.RELEASE if form is Form.OPENAI else Side.HUGGINGFACE
-    table = render_rich(lambda console: render_conversion(weights.config, side, console), None)
+    table = render_rich(lambda console: render_conversion(weights.config, form, console), None)
     if dry_run:
         return f"{table}\n{_about(weights)}nothing was written\n"
     with mapped_errors():

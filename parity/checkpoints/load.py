@@ -4,8 +4,6 @@
 """
 
 import dataclasses
-import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from huggingface_hub import constants
 
 from parity.checkpoints import huggingface_files
 from parity.checkpoints.mapping import Side, rows
+from parity.checkpoints.names import RELEASED, REPOSITORY, is_path, unknown_weights
 from parity.checkpoints.weights import (
     Checkpoint,
     FileDigest,
@@ -24,7 +23,7 @@ from parity.checkpoints.weights import (
     Weights,
     gather,
 )
-from parity.errors import InputRejectedError, UsageError, mapped_errors, reading_untrusted
+from parity.errors import InputRejectedError, mapped_errors, reading_untrusted
 from reference import hub, openai_release, published, surrogate
 from reference.errors import UnavailableError
 from reference.hub import FetchedFolder
@@ -122,10 +121,6 @@ def load_surrogate(size: str, on_tensor: OnTensor | None = None, why: str = "") 
     )
 
 
-_REPOSITORY = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
-_RELEASED = re.compile(rf"(?P<id>{'|'.join(published.REPOSITORIES)})(@(?P<revision>[\w./-]+))?")
-
-
 def load_weights(name: str, on_tensor: OnTensor | None = None, *, strict: bool = False) -> Weights:
     """Return the weights of `--weights NAME`.
 
@@ -151,17 +146,13 @@ def load_weights(name: str, on_tensor: OnTensor | None = None, *, strict: bool =
             return load_surrogate(name, on_tensor)
         if name == "auto":
             return _released_or_surrogate(on_tensor, strict=strict)
-        if found := _RELEASED.fullmatch(name):
+        if found := RELEASED.fullmatch(name):
             return _published(found["id"], found["revision"], strict=strict)
-        if _is_path(name):
+        if is_path(name):
             return _accepted(_local(Path(name).expanduser(), strict=strict))
-        if found := _REPOSITORY.fullmatch(name):
+        if found := REPOSITORY.fullmatch(name):
             return _published(found["id"], found["revision"], strict=strict)
-    raise UsageError(
-        f"{name!r} names no weights",
-        where="--weights",
-        fix="use auto, surrogate, tiny, openai-gpt, a hub repository owner/name, or a path",
-    )
+    raise unknown_weights(name)
 
 
 def _released_or_surrogate(on_tensor: OnTensor | None, *, strict: bool) -> Weights:
@@ -214,18 +205,6 @@ def _accepted(weights: Weights) -> Weights:
             "config.json",
         )
     return weights
-
-
-def _is_path(name: str) -> bool:
-    """Return whether a name is a path: it exists, or has the form of one."""
-    separators = {os.sep, os.altsep or os.sep}
-    repository = name.partition("@")[0]
-    return (
-        name.startswith((".", "~", *separators))
-        or Path(name).suffix in {*huggingface_files.READERS, ".json", ".npy"}
-        or sum(repository.count(separator) for separator in separators) > 1
-        or os.path.lexists(name)
-    )
 
 
 def _local(path: Path, *, strict: bool) -> Weights:

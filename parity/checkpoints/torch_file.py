@@ -11,7 +11,7 @@ import os
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -32,12 +32,16 @@ _CONVERT = "convert it to safetensors where you trust it, and use that"
 
 
 def read_torch_file(
-    path: Path, *, any_model: bool = False
+    path: Path,
+    count: Callable[[Iterable[str]], int] = count_known,
+    *,
+    any_model: bool = False,
 ) -> tuple[dict[str, Tensor], FileDigest, list[str]]:
     """Return the tensors by name, on the CPU, the file's digest, and what was not read.
 
-    The tensors of a model may lie in a dictionary within the file's own, as trainers save them.
-    With `any_model` names need not be a GPT-1's, and values need not be finite.
+    The tensors of a model may lie in a dictionary within the file's own, as trainers save them: the
+    one of which `count` returns that it has the most of the model's names. With `any_model` it may
+    have none of them, and values need not be finite.
 
     Raises:
         InputRejectedError: It is not a dictionary of names to dense tensors, or would run code.
@@ -54,7 +58,7 @@ def read_torch_file(
         file = io.BufferedReader(cast("io.RawIOBase", raw))
         _check_kind(path, file, size)
         digest = _digest(path, file, size)
-        state, notes = _model_state(path, _loaded(path, file), any_model=any_model)
+        state, notes = _model_state(path, _loaded(path, file), count, any_model=any_model)
         tensors = {name: _dense(path, name, v, finite=not any_model) for name, v in state.items()}
         if _digest(path, file, size) != digest or _state(raw) != before:
             fix = "try again when nothing writes to it"
@@ -136,13 +140,17 @@ def _loaded(path: Path, file: BinaryIO) -> dict[str, Any]:
 
 
 def _model_state(
-    path: Path, loaded: dict[Any, Any], *, any_model: bool
+    path: Path,
+    loaded: dict[Any, Any],
+    count: Callable[[Iterable[str]], int],
+    *,
+    any_model: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the entries that are tensors of a model, and notes about the others.
 
     They are in the file's own dictionary or in one of those below it: the one with the most names.
     """
-    found = {place: count_known(map(str, state)) for place, state in _dictionaries(loaded)}
+    found = {place: count(map(str, state)) for place, state in _dictionaries(loaded)}
     if any_model and not any(found.values()):  # the dictionary with the most tensors
         found = {
             place: sum(isinstance(value, Tensor) for value in state.values())

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, OpenAIGPTLMHeadModel,
 from parity.align import TOLERANCE, Target, find_layout, match_parameters
 from parity.checks.layerwise import layerwise
 from parity.checks.watching import appendix, wrong_operations
-from parity.core.comparison import CANDIDATE
+from parity.core.comparison import CANDIDATE, evaluating
 from parity.core.environment import environment, pinned_settings
 from parity.core.inputs import Inputs
 from parity.core.metrics import Status
@@ -59,8 +59,9 @@ def compare(
     inputs = Inputs(token_ids=token_ids)
     with (
         pinned_settings(),
-        in_dtype(reference.eval(), torch.float64),
-        in_dtype(candidate.eval(), torch.float64),
+        evaluating([reference, candidate]),
+        in_dtype(reference, torch.float64),
+        in_dtype(candidate, torch.float64),
     ):
         settings = environment()
         targets = reference_targets(reference, inputs)

@@ -66,6 +66,8 @@ def wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
             fault=why.name if why else "",
             diagnosis=diagnosis,
             fix=fix,
+            file=first.sites[0].file if first.sites else "",
+            line=first.sites[0].line if first.sites else 0,
         )
 
 

@@ -57,14 +57,16 @@ _NOTES: WeakKeyDictionary[nn.Module, Sequence[str]] = WeakKeyDictionary()
 # Build.
 
 
-def build_candidate(name: str, weights: Weights, mapping: str | Path | None = None) -> nn.Module:
+def build_candidate(
+    candidate: str | Callable[..., object], weights: Weights, mapping: str | Path | None = None
+) -> nn.Module:
     """Return the candidate `FILE.py`, `FILE.py:NAME` or `MODULE:NAME`, in evaluation mode.
 
     The name is a function, a class or a module. A file without a name has a function `build`, or
     one class of a model. What does not take the weights and does not hold them gets them copied in.
 
     Args:
-        name: The candidate.
+        candidate: Its name; or the function, class or module itself, which is copied.
         weights: Given as float32 copies, or as copies in the dtype of `rebuilt`.
         mapping: A file that says what parameters are made of; it goes before what is found.
 
@@ -73,8 +75,16 @@ def build_candidate(name: str, weights: Weights, mapping: str | Path | None = No
             or it is ambiguous which weights a parameter holds.
         InputRejectedError: The file or the function raised, or did not return a module.
     """
-    with _beside(name):
-        make = _maker(name)
+    if isinstance(candidate, str):
+        name = candidate
+        with beside(name):
+            make = _maker(name)
+    elif isinstance(candidate, nn.Module):
+        name, module = type(candidate).__name__, candidate
+        make = Maker(text=name, call=lambda *_: copy.deepcopy(module), takes_weights=False)
+    else:
+        name = str(getattr(candidate, "__qualname__", candidate))
+        make = maker_of(candidate, name)
     if make.takes_weights and mapping is not None:
         raise UsageError(
             "the candidate takes the weights itself, so the mapping would not be used",
@@ -110,7 +120,7 @@ def build_as_given(name: str, config: object, weights: Mapping[str, Tensor]) -> 
         InconclusiveError: The function rounded the weights.
     """
     file, _, attribute = _split(name)
-    with _beside(name):
+    with beside(name):
         found = _in_file(name) if file else _in_module(name)
     is_class = inspect.isclass(found)  # its arguments may be any, and the weights are not copied
     if is_class or not callable(found):
@@ -127,7 +137,7 @@ def build_as_given(name: str, config: object, weights: Mapping[str, Tensor]) -> 
 def _made(name: str, text: str, make: Callable[[], object]) -> nn.Module:
     """Return what a candidate's function makes, in evaluation mode."""
     device = torch.empty(0).device  # torch 2.6 fails to name the default after it was reset
-    with _beside(name), _running(name, f"it is called as {text}"):
+    with beside(name), running(name, f"it is called as {text}"):
         model = make()
     if (changed := torch.empty(0).device) != device:
         raise InputRejectedError(
@@ -141,7 +151,7 @@ def _made(name: str, text: str, make: Callable[[], object]) -> nn.Module:
             where=f"--candidate {name}",
             fix="return a torch.nn.Module called as model(ids, positions, mask, tap=tap)",
         )
-    with _running(name, "its parameters must have values when it is built"):
+    with running(name, "its parameters must have values when it is built"):
         model.eval()  # it may be overridden and return nothing
         named = model.named_parameters()
         if empty := [n for n, p in named if is_lazy(p) or p.is_meta]:
@@ -222,7 +232,7 @@ def _in_file(name: str) -> object:
     file, _, attribute = _split(name)
     if not Path(file).is_file():
         raise _absent(name, "there is no such file")
-    with _running(name, "run it alone to see what is wrong"):
+    with running(name, "run it alone to see what is wrong"):
         namespace = runpy.run_path(file)
     if attribute or "build" in namespace:
         return namespace.get(attribute or "build")
@@ -241,7 +251,7 @@ def _in_module(name: str) -> object:
     _, module, attribute = _split(name)
     if not attribute or not all(part.isidentifier() for part in module.split(".")):
         raise _absent(name, "it is neither FILE.py nor MODULE:NAME")
-    with _running(name, "import it alone to see what is wrong"):
+    with running(name, "import it alone to see what is wrong"):
         try:
             return getattr(importlib.import_module(module), attribute, None)
         except ModuleNotFoundError as error:
@@ -260,7 +270,7 @@ def _absent(name: str, why: str) -> UsageError:
 
 
 @contextlib.contextmanager
-def _beside(name: str) -> Iterator[None]:
+def beside(name: str) -> Iterator[None]:
     """Let a file import modules from its own folder."""
     before = list(sys.path)
     if file := _split(name)[0]:
@@ -272,8 +282,11 @@ def _beside(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _running(name: str, fix: str) -> Iterator[None]:
-    """Raise any error of the candidate's code, an exit too, as a rejection with its line."""
+def running(name: str, fix: str, kind: str = "candidate") -> Iterator[None]:
+    """Raise any error of the candidate's code, an exit too, as a rejection with its line.
+
+    `kind` is the option that named the code, without its dashes.
+    """
     try:
         yield
     except (UsageError, KeyboardInterrupt):
@@ -281,8 +294,8 @@ def _running(name: str, fix: str) -> Iterator[None]:
     except BaseException as error:
         site = site_of(traceback.extract_tb(error.__traceback__))
         raise InputRejectedError(
-            f"the candidate raised {type(error).__name__}: {message_of(error)}",
-            where=f"--candidate {name}" + (f", {site}" if site else ""),
+            f"the {kind} raised {type(error).__name__}: {message_of(error)}",
+            where=f"--{kind} {name}" + (f", {site}" if site else ""),
             fix=f"{fix}; --debug shows the traceback",
         ) from error
 

@@ -37,9 +37,10 @@ from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations, Pass, Subject, TapCallback, walk_in_lockstep
 from parity.core.metrics import consequences, visible_entries
 from parity.core.results import Mode, Reason, Report, Row, count, finish, first_divergence
-from parity.core.taps import NEVER_FORMED, Tap, never_formed, taps, undefined_taps
+from parity.core.taps import Tap, never_formed, taps, undefined_taps
 from parity.core.tolerances import Bounds, Precision
 from parity.errors import ExitCode, InconclusiveError, UsageError, message_of
+from scratch_gpt.kernels.backends import BACKENDS
 from scratch_gpt.progress import Progress
 
 CANDIDATE = "candidate"
@@ -93,7 +94,7 @@ class Comparison:
 
     def absent(self, backend: str) -> dict[str, str]:
         """Return the taps that a backend, or a candidate, does not form, each with the reason."""
-        if backend in NEVER_FORMED and backend not in self.profiles:
+        if backend in BACKENDS and backend not in self.profiles:
             return never_formed(backend, self.reference.config.n_layer)
         if backend not in self.profiles:
             return {}  # it could not be examined
@@ -384,7 +385,7 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
     """Run every pass with pinned settings and without dropout; return the report."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(pinned_settings())
-        stack.enter_context(_evaluating([*run.candidates.values(), run.reference]))
+        stack.enter_context(evaluating([*run.candidates.values(), run.reference]))
         settings = environment()
         try:
             run.reasons += check_worthwhile(run)
@@ -424,7 +425,7 @@ def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.M
     if isinstance(candidate, Mapping):
         return dict(candidate)
     backend = getattr(candidate, "backend", CANDIDATE)
-    return {backend if backend in NEVER_FORMED else CANDIDATE: candidate}
+    return {backend if backend in BACKENDS else CANDIDATE: candidate}
 
 
 def no_progress(_what: str, _done: int, _total: int) -> None:
@@ -432,7 +433,7 @@ def no_progress(_what: str, _done: int, _total: int) -> None:
 
 
 @contextlib.contextmanager
-def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+def evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
     """Put models into evaluation mode, and back into what each was afterwards."""
     before = [(part, part.training) for model in models for part in model.modules()]
     try:

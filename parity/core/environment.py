@@ -5,9 +5,11 @@ A setting with another value is an error and never a tolerance.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import platform
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -179,6 +181,20 @@ def code_digest() -> str:
     found = package_folders()
     source = "source not known" if found is None else f"sha256 {digest(found)}"
     return f"gpt1-parity {compat.describe('gpt1-parity')}, {source}"
+
+
+@functools.cache
+def commit() -> str:
+    """Return the checkout's commit, with `-dirty` behind it if files changed; "" without one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # a package installed inside another repository is not in it
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return ran.stdout.strip()
 
 
 def package_folders() -> dict[str, Path] | None:

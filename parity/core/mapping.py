@@ -11,6 +11,12 @@
 `cat` and `pad` add rows, and `.T` may follow them. In a file, `{i}` stands for every block's
 number, from 0. The numbers are then reshaped, row by row, to
 the parameter's shape. GPT-1's matrices are `[in, out]`; those of `nn.Linear` are `[out, in]`.
+
+`parity.convert --map` reads the same file, and three more kinds of lines:
+
+    n_head = 12                          # a field of the config that no tensor shows
+    blocks.{i}.attn.bias = mask          # a buffer: the causal mask, [1, 1, time, time]
+    lm_head.bias = ignore                # a tensor that is not converted
 """
 
 import dataclasses
@@ -23,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from parity.errors import UsageError, mapped_errors
+from scratch_gpt.config import GPTConfig
 from scratch_gpt.errors import quote
 
 _MATRIX = 2
@@ -89,6 +96,17 @@ class Expression:
         """
         if not self.sources:
             return torch.full(tuple(shape), float(self.constant))
+        rows = self.rows(reference)
+        if rows.numel() != math.prod(shape):
+            raise ValueError(f"it has shape {list(rows.shape)}, the parameter {list(shape)}")
+        return rows.reshape(tuple(shape))
+
+    def rows(self, reference: Mapping[str, Tensor]) -> Tensor:
+        """Return the numbers of sources in the shape that they have, before it is changed.
+
+        Raises:
+            ValueError: A tensor is not there, or they do not fit.
+        """
         for source in self.sources:
             found = reference.get(source.reference)
             if found is None:
@@ -104,10 +122,7 @@ class Expression:
             raise ValueError(f"cat joins shapes {', '.join(str(list(p.shape)) for p in parts)}")
         more = [parts[0].new_zeros(self.padding, *parts[0].shape[1:])] * (self.padding > 0)
         rows = torch.cat([*parts, *more]) if len(parts) + len(more) > 1 else parts[0]
-        rows = rows.mT if self.turned else rows
-        if rows.numel() != math.prod(shape):
-            raise ValueError(f"it has shape {list(rows.shape)}, the parameter {list(shape)}")
-        return rows.reshape(tuple(shape))
+        return rows.mT if self.turned else rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,12 +150,7 @@ class Proposal:
 
     def overridden(self, given: Mapping[str, Expression]) -> "Proposal":
         """Return it with the given lines instead of its own; `{i}` stands for every block."""
-        numbers = range(len(blocks_of(self.reference)))
-        given = {
-            name.replace("{i}", str(i)): _numbered(expression, i)
-            for name, expression in given.items()
-            for i in (numbers if "{i}" in name else (0,))
-        }
+        given = of_every_block(given, len(blocks_of(self.reference)))
         left = {name: c for name, c in self.ambiguous.items() if name not in given}
         return dataclasses.replace(self, mapping={**self.mapping, **given}, ambiguous=left)
 
@@ -163,7 +173,7 @@ def apply(proposal: Proposal, model: nn.Module) -> None:
             fix="write the right lines into a file and give --map FILE; or load the weights "
             "yourself, in a function build(config, weights)",
         )
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # tied ones have two names
     for name, expression in proposal.mapping.items():
         line = f"{name} = {expression}"
         fix = "correct the line in the file of --map; parity/core/mapping.py has the form"
@@ -197,14 +207,45 @@ _EXPRESSION = re.compile(
 )
 
 
-def read_mapping(path: str | Path) -> dict[str, Expression]:
-    """Return the lines of a file, by parameter.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MapFile:
+    """The lines of a file of `--map`; `{i}` in names and expressions stands for every block.
+
+    Attributes:
+        path: As given.
+        mapping: The expression of each parameter.
+        others: `mask` or `ignore` for each other tensor.
+        config: Numbers of the config by Hugging Face's names.
+        places: The number of each name's line.
+    """
+
+    path: str
+    mapping: Mapping[str, Expression]
+    others: Mapping[str, str]
+    config: Mapping[str, float]
+    places: Mapping[str, int]
+
+    def where(self, name: str) -> str:
+        """Return the place of a name's line, for an error."""
+        kind = self.mapping.get(name, self.others.get(name))
+        return f"--map {self.path}, line {self.places[name]}: {name} = {kind}"
+
+
+_OTHERS = ("mask", "ignore")
+_FIELDS = [field.name for field in dataclasses.fields(GPTConfig) if field.name != "afn"]
+
+
+def read_map_file(path: str | Path) -> MapFile:
+    """Return the lines of a file.
 
     Raises:
         UsageError: A line is not of that form, or names a parameter again.
         ParityError: The file cannot be read.
     """
-    found: dict[str, Expression] = {}
+    mapping: dict[str, Expression] = {}
+    others: dict[str, str] = {}
+    config: dict[str, float] = {}
+    places: dict[str, int] = {}
     with mapped_errors():
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     for number, text in enumerate(lines, 1):
@@ -212,17 +253,40 @@ def read_mapping(path: str | Path) -> dict[str, Expression]:
         if not line:
             continue
         name, equals, right = (part.strip() for part in line.partition(" = "))
-        expression = parse_expression(right) if equals and name else None
-        if expression is None or name in found:
-            why = "it names the parameter again" if name in found else "it is no such line"
+        is_line = bool(equals and name)
+        expression = parse_expression(right) if is_line and right not in _OTHERS else None
+        is_number = name in _FIELDS and re.fullmatch(r"\d{1,9}|\d*\.?\d+(e-?\d{1,3})?", right)
+        if name in places:
+            why = "it names the parameter again"
+        elif name in _FIELDS:
+            why = "" if is_number else "the value is no number"
+        else:
+            why = "" if expression or (is_line and right in _OTHERS) else "it is no such line"
+        if why:
             raise UsageError(
                 f"{why}: {quote(line)}",
                 where=f"--map {path}, line {number}",
                 fix="write PARAMETER = h.0.attn.c_attn.weight[:, :768].T, cat(A, B), pad(A, 7), "
                 "0 or 1; one line for each parameter",
             )
-        found[name] = expression
-    return found
+        places[name] = number
+        if is_number:
+            config[name] = int(right) if right.isdecimal() else float(right)
+        elif expression:
+            mapping[name] = expression
+        else:
+            others[name] = right
+    return MapFile(path=str(path), mapping=mapping, others=others, config=config, places=places)
+
+
+def read_mapping(path: str | Path) -> dict[str, Expression]:
+    """Return the expressions of a file, by parameter.
+
+    Raises:
+        UsageError: A line is not of that form, or names a parameter again.
+        ParityError: The file cannot be read.
+    """
+    return dict(read_map_file(path).mapping)
 
 
 def parse_expression(text: str) -> Expression | None:
@@ -251,6 +315,15 @@ def parse_expression(text: str) -> Expression | None:
             return None
         sources, turned = (dataclasses.replace(sources[0], turned=True),), False
     return Expression(sources, int(match["padding"] or 0), turned)
+
+
+def of_every_block(given: Mapping[str, Expression], blocks: int) -> dict[str, Expression]:
+    """Return the lines of every block for those with `{i}`, and the others."""
+    return {
+        name.replace("{i}", str(i)): _numbered(expression, i)
+        for name, expression in given.items()
+        for i in (range(blocks) if "{i}" in name else (0,))
+    }
 
 
 def _numbered(expression: Expression, block: int) -> Expression:

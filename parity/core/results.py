@@ -5,15 +5,21 @@ A check makes rows. `finish` derives verdict and exit code from them, and return
 """
 
 import dataclasses
+import html
+import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+from parity.core.environment import commit
 from parity.core.fingerprints import Fingerprint
 from parity.core.liveness import BlockHealth
 from parity.core.metrics import Status
 from parity.core.taps import Tap
-from parity.errors import ExitCode
+from parity.errors import ExitCode, ParityError
+from reference import compat
 
 SCHEMA_VERSION = 2
 """Version of the JSON form; a change of a key's meaning raises it."""
@@ -101,6 +107,7 @@ class WrongOperation:
     Attributes:
         tap: The reference's tap that is not there, and in which blocks.
         place: Module, file and line, and operation.
+        file: Path of the candidate's source; "" if it has none. `line` counts from 1.
         code: The line.
         fault: Name of the fault that reproduces the candidate's tensor; "" if none does.
         diagnosis: In words, with numbers.
@@ -113,6 +120,8 @@ class WrongOperation:
     fault: str
     diagnosis: str
     fix: str
+    file: str = ""
+    line: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,15 +180,19 @@ class Section:
     """A part of a report as data: a title, a table, and lines of text, each optional.
 
     Attributes:
+        name: What it is; several sections of a report may have the same.
         columns: Column names; without any the table has no header.
         right: Indices of right-justified columns.
         folds: Indices of columns that may take several lines.
         splits: Whether the columns are continued in further tables where a page is too narrow.
         group: Tables of one group have equal column widths.
+        marks: For each row `guilty`, `inherited`, `note` or nothing; empty for a table without.
         note: Explanation below the table.
         lines: Text below everything else.
+        failed: Whether the title is that of a failure.
     """
 
+    name: str = ""
     title: str = ""
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
@@ -187,6 +200,7 @@ class Section:
     folds: Sequence[int] = ()
     splits: bool = False
     group: str = ""
+    marks: Sequence[str] = ()
     note: str = ""
     lines: Sequence[str] = ()
     failed: bool = False
@@ -211,6 +225,10 @@ class Report:
         appendix: Tables beside the table of rows.
         details: The same for programs.
         summary: Words of the last line; empty for the counts of the plan.
+        command: The command line that made it; empty for a call from Python.
+        version: Of this package.
+        commit: Of the checkout that ran, with `-dirty` if it has changes; empty without one.
+        seconds: Wall-clock time of the command; None for a call from Python.
     """
 
     check: str
@@ -233,6 +251,58 @@ class Report:
     appendix: Sequence[Section] = ()
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     summary: str = ""
+    command: str = ""
+    version: str = ""
+    commit: str = ""
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        """Return the report as text."""
+        return str(_forms().rendered(self, "text"))
+
+    def _repr_html_(self) -> str:
+        """Return the page as a notebook shows it: in a frame of its own, with its own style."""
+        page = html.escape(_forms().rendered(self, "html"))
+        return (
+            f'<iframe sandbox srcdoc="{page}" title="report of {html.escape(self.check)}" '
+            'style="width: 100%; height: 40em; border: 0"></iframe>'
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report to a file, whose suffix selects the form: .html, .md, .json, .xml, .txt.
+
+        An older report there is replaced.
+
+        Raises:
+            UsageError: The suffix is another one, or the file there is no report.
+            EnvironmentUnfitError: The file cannot be written.
+        """
+        _forms().save(self, Path(path))
+
+    def raise_for_verdict(self) -> None:
+        """Raise an error with the report as its text, unless the verdict is a pass.
+
+        Raises:
+            ParityFailedError: The verdict is another one.
+        """
+        if self.verdict is not Verdict.PASS:
+            raise ParityFailedError(self)
+
+
+class ParityFailedError(AssertionError):
+    """A report's verdict is no pass; `report` is that report, and its text the message."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(report)
+        self.report = report
+
+    def __str__(self) -> str:
+        return f"{self.report.verdict.value}\n{self.report}"
+
+
+def _forms() -> Any:  # noqa: ANN401 - a module
+    """Return the module of the forms of a report, which is above this one."""
+    return import_module("parity.report")
 
 
 _WORST_FIRST = (
@@ -346,18 +416,34 @@ def difference_found(row: Row) -> str:
     """Return what was found, in one phrase with its numbers."""
     if row.status is not Status.FAIL:
         return f"{row.status}: {row.detail}" if row.detail else row.status.value
+    against = "Hugging Face" if row.against == "huggingface" else f"the {row.against}"
     if row.required_tolerance is None:
-        return f"its error to the {row.against} is no finite number"
+        return f"its error to {against} is no finite number"
     if row.mode is Mode.EXACT:
-        return f"{row.error_ours:,.0f} of its elements differ from the {row.against}'s"
+        return f"{row.error_ours:,.0f} of its elements differ from {against}'s"
     if row.mode is Mode.FLOAT64:
         return (
-            f"in float64 it differs from the {row.against} by {row.error_ours:.2g} of its RMS; "
+            f"in float64 it differs from {against} by {row.error_ours:.2g} of its RMS; "
             f"right code stays within {row.bound:g}"
         )
     return (
         f"in {row.dtype} ({row.mode}) its error to the oracle is {row.ratio:.3g} times "
         f"Hugging Face's; the bound is {row.bound:g}"
+    )
+
+
+def error_report(error: ParityError, check: str) -> Report:
+    """Return the report of a run that ended before it had one."""
+    reason = Reason(what=error.what, where=error.where, fix=error.fix, code=error.exit_code)
+    return Report(
+        check=check,
+        verdict=verdict_for(error.exit_code),
+        exit_code=error.exit_code,
+        identity={},
+        environment={},
+        plan=Plan(planned=0, compared=0, per_backend={}, exempt=[]),
+        reasons=[reason],
+        summary=error.what,
     )
 
 
@@ -386,6 +472,8 @@ def finish(  # noqa: PLR0913 - the parts of a report
         reasons=found,
         liveness=liveness,
         findings=findings,
+        version=compat.describe("gpt1-parity"),
+        commit=commit(),
         **parts,
     )
 

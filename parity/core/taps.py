@@ -5,7 +5,7 @@ form: a tap that one side lacks is in that table, or it fails.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 
@@ -175,6 +175,21 @@ NEVER_FORMED: dict[str, dict[str, str]] = {
 """For each backend, the kinds that it never forms, each with the reason."""
 
 
+def never_formed_kinds(backend: str) -> Mapping[str, str]:
+    """Return the kinds that a backend never forms, each with the reason.
+
+    A registered kernel declares them itself.
+    """
+    if backend in NEVER_FORMED:
+        return NEVER_FORMED[backend]
+    from scratch_gpt.kernels.backends import BACKENDS  # here: a list of taps needs no torch
+
+    return {
+        f"attn.{tap}": f"the kernel of {backend} does not form it"
+        for tap in BACKENDS[backend].never_forms
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Tap:
     """A tap of a model: its full name, its kind, and the names of the taps that feed it."""
@@ -208,7 +223,7 @@ def never_formed(backend: str, n_layer: int) -> dict[str, str]:
     return {
         f"h.{index}.{kind}": reason
         for index in range(n_layer)
-        for kind, reason in NEVER_FORMED[backend].items()
+        for kind, reason in never_formed_kinds(backend).items()
     }
 
 

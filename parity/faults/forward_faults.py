@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from parity.core.taps import BLOCK_KINDS, NEVER_FORMED
+from parity.core.taps import BLOCK_KINDS, never_formed_kinds
 from parity.faults.registry import Fault
 from parity.operations import (
     OPERATIONS,
@@ -57,7 +57,7 @@ class ForwardFault(Fault):
         """Return the first tap that differs: where a tensor is not formed, the next one."""
         tap = super().first_seen(block, backend, **names)
         kinds = [kind.name for kind in BLOCK_KINDS]
-        while (kind := tap.split(".", 2)[-1]) in NEVER_FORMED[backend]:
+        while (kind := tap.split(".", 2)[-1]) in never_formed_kinds(backend):
             tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]
         return tap
 

@@ -4,7 +4,7 @@ Each kind of fault has a module, which defines a subclass of `Fault` and how it 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -68,12 +68,44 @@ def faults_of(kind: type[F]) -> dict[str, F]:
     return {name: entry for name, entry in _FAULTS.items() if isinstance(entry, kind)}
 
 
-def listing(faults: Mapping[str, Fault]) -> str:
-    """Return the names of faults; `--inject-fault list` prints what each is, one a line."""
-    return ", ".join(faults)
-
-
 _MOST_DIGITS = 9
+
+
+def check_name(
+    text: str,
+    known: Collection[str],
+    *,
+    blocks: str,
+    where: str = "--inject-fault",
+) -> tuple[str, int | None]:
+    """Return the name and the block of `NAME` or `NAME@BLOCK`; None for no block.
+
+    `blocks` are the numbers allowed, as `0 to 11`, or empty if faults have no block. `where` are
+    the options that an error names.
+
+    Raises:
+        UsageError: No such fault, with a list of all, or what follows the name is no block.
+    """
+    name, at, block = text.partition("@")
+    if name not in known:
+        near = get_close_matches(name, known)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UsageError(
+            f"no fault is called {quote(name)}",
+            where=where,
+            fix=f"{guess}`--inject-fault list` describes all: {', '.join(known)}",
+        )
+    if not at:
+        return name, None
+    if not blocks:
+        raise UsageError(f"the fault {name} has no block", where=where, fix=f"use {name}")
+    if not block.isdecimal() or len(block) > _MOST_DIGITS:  # int() rejects 4,301 digits
+        raise UsageError(
+            f"there is no block {quote(block)}",
+            where=where,
+            fix=f"use a block from {blocks}",
+        )
+    return name, int(block)
 
 
 def parse(
@@ -95,23 +127,11 @@ def parse(
     known = {
         name: entry for kind in kinds for name, entry in faults_of(kind).items() if fits(entry)
     }
-    name, at, block = text.partition("@")
-    if name not in known:
-        near = " or ".join(get_close_matches(name, known))
-        raise UsageError(
-            f"no fault is called {quote(name)}",
-            where=where,
-            fix=f"use {near or 'one of these'}; `--inject-fault list` describes all: "
-            f"{listing(known)}",
-        )
-    if n_layer is None and at:
-        raise UsageError(f"the fault {name} has no block", where=where, fix=f"use {name}")
-    is_number = block.isdecimal() and len(block) <= _MOST_DIGITS  # int() rejects 4,301 digits
-    chosen = int(block) if is_number else (n_layer or 0) // 2
-    if n_layer is not None and ((at and not is_number) or chosen >= n_layer):
-        raise UsageError(
-            f"there is no block {quote(block)}",
-            where=where,
-            fix=f"use a block from 0 to {n_layer - 1}",
-        )
-    return known[name], chosen
+    blocks = "" if n_layer is None else f"0 to {n_layer - 1}"
+    name, block = check_name(text, known, blocks=blocks, where=where)
+    if block is None:
+        return known[name], (n_layer or 0) // 2
+    if n_layer is not None and block >= n_layer:
+        what, fix = f"there is no block {block}", f"use a block from {blocks}"
+        raise UsageError(what, where=where, fix=fix)
+    return known[name], block

@@ -1,1 +1,148 @@
-"""What a finished check looks like: as text for a person, as JSON for a program."""
+"""A finished check in every form: text, a page, Markdown, JUnit and GitHub's annotations, JSON.
+
+Nothing here imports torch, and a form's own module is imported when it is used.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from parity.errors import EnvironmentUnfitError, UsageError
+from parity.options import LARGEST_REPORT
+from scratch_gpt.cli import render_rich, reporting_write_errors
+from scratch_gpt.errors import one_line
+
+if TYPE_CHECKING:
+    from parity.core.results import Report
+
+FORMS = ("text", "json", "html", "markdown", "junit", "github")
+SUFFIXES = {
+    ".txt": "text",
+    ".json": "json",
+    ".html": "html",
+    ".htm": "html",
+    ".md": "markdown",
+    ".xml": "junit",
+}
+
+
+def form_of(path: Path, default: str = "text") -> str:
+    """Return the form that a file's suffix selects; without a suffix it is the default.
+
+    An unknown suffix is returned as a pattern, `*.pdf`, for `require_form` to reject.
+    """
+    suffix = path.suffix.lower()
+    return SUFFIXES.get(suffix, f"*{suffix}" if suffix else default)
+
+
+def require_form(form: str, where: str) -> None:
+    """Require a known form.
+
+    Raises:
+        UsageError: It is another.
+    """
+    if form not in FORMS:
+        raise UsageError(
+            f"this version cannot write {form!r}",
+            where=where,
+            fix=f"use {', '.join(FORMS[:-1])} or {FORMS[-1]}; files end in {' '.join(SUFFIXES)}",
+        )
+
+
+def rendered(report: "Report", form: str, stream: TextIO | None = None) -> str:
+    """Return a report in one form; text is in color if `stream` is a terminal that wants it."""
+    module = import_module(f"parity.report.{form}")
+    if form == "json":  # the only form that keeps control characters: as escapes
+        return str(module.render(report))
+    printable = _printable(report)
+    if form == "text":
+        return render_rich(lambda console: module.render(printable, console), stream)
+    return str(module.render(printable))
+
+
+def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
+    """Return a report, or a part of one, without control characters."""
+    if isinstance(value, Enum):
+        return value
+    if isinstance(value, str):
+        return one_line(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: _printable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return dataclasses.replace(value, **parts)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_printable(entry) for entry in value)
+    return value
+
+
+def save(report: "Report", path: Path) -> None:
+    """Write a report to a file in the form of its suffix; see `Report.save`."""
+    form = form_of(path)
+    require_form(form, str(path))
+    require_replaceable(path, str(path))
+    write(path, rendered(report, form))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a report beside the old one, then put it in its place.
+
+    Raises:
+        EnvironmentUnfitError: The file system refused; an old report is unchanged.
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    with reporting_write_errors(str(path)):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+_REPORT_MARKS = (
+    b'"schema_version"',
+    *(b"\nPASS  ", b"\nFAIL  ", b"\nINCONCLUSIVE  ", b"error: "),
+    b'<meta name="generator" content="gpt1-parity',
+    b"<!-- gpt1-parity -->",
+    b'<testsuites name="gpt1-parity',
+)
+"""What every report has: the first in JSON, then one in text, a page, Markdown, JUnit."""
+
+
+def require_replaceable(path: Path, where: str) -> None:
+    """Require that a report may be written to a path.
+
+    Raises:
+        UsageError: Something there is no report, and would be lost.
+        EnvironmentUnfitError: It is no regular file, or its folder does not exist.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise EnvironmentUnfitError(
+            "the report cannot be written: " + ("a folder" if path.is_dir() else "no folder"),
+            where=where,
+            fix="name a file in a folder that exists",
+        )
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise EnvironmentUnfitError(
+            "the report cannot be written: it is a pipe or a device, not a file",
+            where=where,
+            fix="name a file; without --output the report is printed",
+        )
+    size = path.stat().st_size
+    if size and (size > LARGEST_REPORT or not _is_report(path.read_bytes())):
+        raise UsageError(
+            "the file is no report, and would be lost",
+            where=where,
+            fix="choose another name, or remove the file",
+        )
+
+
+def _is_report(text: bytes) -> bool:
+    return any(mark in text for mark in _REPORT_MARKS)

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,10 @@ def write_checkpoint(folder: Path, config: GPTConfig, tensors: Mapping[str, Tens
     (folder / CONFIG).write_text(text, encoding="utf-8")
 
 
+_HUB_NAME = re.compile(r"(openai-gpt|[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
+"""A repository of the hub with an optional revision."""
+
+
 def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused") -> GPT:
     """Return the model of a folder, in evaluation mode.
 
@@ -178,10 +183,19 @@ def from_pretrained(directory: str | os.PathLike[str], *, backend: str = "fused"
         backend: A key of `scratch_gpt.kernels.backends.BACKENDS`.
 
     Raises:
-        CheckpointError: A file is missing or unsound, or the two do not describe one GPT-1.
+        CheckpointError: A file is missing or unsound, or the two do not describe one GPT-1; or
+            `directory` is the name of a repository of the hub.
         ValueError: No backend has that name.
     """
     folder, where = Path(directory), one_line(Path(directory) / WEIGHTS)
+    if not folder.exists() and (hub := _HUB_NAME.fullmatch(os.fspath(directory))):
+        repository, revision = hub.groups()
+        raise CheckpointError(
+            "there is no such folder, and nothing is downloaded here",
+            where=str(directory),
+            fix=f'parity.load_pretrained("{repository}@{revision or "REVISION"}") loads from the '
+            "hub; or name a folder that parity.convert or save_pretrained wrote",
+        )
     config, fields = read_config(folder / CONFIG)
     with torch.device("meta"):
         model = GPT(config, backend=backend)

@@ -134,6 +134,11 @@ def count_known(names: Iterable[str]) -> int:
     return sum(bool(_Name.parse(name).ours) for name in names)
 
 
+def unwrapped(name: str) -> str:
+    """Return a name without the parts that wrappers add."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Name:
     """A file's name taken apart: wrappers, the prefix in front of `transformer.`, our name."""
@@ -149,7 +154,7 @@ class _Name:
     def parse(cls, name: str) -> "_Name":
         parts = name.split(".")
         wrappers = tuple(part for part in parts if part in _WRAPPERS)
-        match = _NAME.fullmatch(".".join(part for part in parts if part not in _WRAPPERS))
+        match = _NAME.fullmatch(unwrapped(name))
         if match is None:
             return cls(name, "")
         prefix = match["prefix"]

@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+import re
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, Unpack
 
 import torch
 from jaxtyping import Int
@@ -15,13 +17,14 @@ from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.generation.sampling import (
     LARGEST_COUNT,
     LARGEST_SEED,
+    SAMPLING_ONLY,
     Draws,
     Rules,
     choose,
     is_whole,
 )
 from scratch_gpt.input_checks import check_inputs
-from scratch_gpt.model import GPT
+from scratch_gpt.model import GPT, GenerateOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,19 +65,68 @@ class Request:
                 raise SettingError({name: getattr(self, name) for name in names}, allowed)
 
     @classmethod
-    def of(cls, max_new_tokens: int, **options: Any) -> "Request":  # noqa: ANN401 - fields of two classes
-        """Return a request from fields of `Request` and `Rules`, given by name.
+    def of(cls, max_new_tokens: int, **options: Unpack[GenerateOptions]) -> "Request":
+        """Return a request from options by name, as `GPT.generate` takes them.
+
+        `temperature`, `top_k` or `top_p`, given and not None, imply sampling.
 
         Raises:
-            ValueError: A value is out of range.
-            TypeError: An option does not exist, or rules are given both by name and as `rules`.
+            SettingError: A value is out of range, or two options contradict each other.
+            TypeError: An option does not exist, or is given twice: by both its names, or by name
+                and in `rules`.
         """
-        names = {field.name for field in dataclasses.fields(Rules)} & options.keys()
-        if names and "rules" in options:
+        for name in options:
+            if name not in GenerateOptions.__annotations__:
+                raise TypeError(_unknown(name))
+            if _HUGGINGFACE.get(name) in options:
+                raise TypeError(f"{name} and {_HUGGINGFACE[name]} are one option: give one")
+        given: dict[str, Any] = {_HUGGINGFACE.get(n, n): value for n, value in options.items()}
+        given = {n: v for n, v in given.items() if v is not None or n not in SAMPLING_ONLY}
+        names = {field.name for field in dataclasses.fields(Rules)} & given.keys()
+        if names and "rules" in given:
             raise TypeError(f"give rules, or {sorted(names)} by name, not both")
-        if names:
-            options["rules"] = Rules(**{name: options.pop(name) for name in names})
-        return cls(max_new_tokens=max_new_tokens, **options)
+        try:
+            if names:
+                given["rules"] = _rules(given, {name: given.pop(name) for name in names})
+            return cls(max_new_tokens=max_new_tokens, **given)
+        except SettingError as error:
+            if not options.keys() & _HUGGINGFACE.keys():
+                raise
+            theirs = {own: name for name, own in _HUGGINGFACE.items()}
+            words = re.sub(r"\w+", lambda word: theirs.get(word[0], word[0]), error.allowed)
+            got = {theirs.get(name, name): value for name, value in error.got.items()}
+            raise SettingError(got, words) from None
+
+
+def _rules(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> Rules:
+    """Return the rules; without a word on sampling, options that only sampling uses imply it."""
+    if "sampled" in chosen:
+        return Rules(**chosen)
+    asked = [name for name in SAMPLING_ONLY if name in chosen]
+    if given.get("beams", 1) == 1:
+        return Rules(sampled=bool(asked), **chosen)
+    for name in asked:
+        if chosen[name] not in SAMPLING_ONLY[name]:
+            got = {name: chosen[name], "beams": given["beams"]}
+            raise SettingError(got, "one of the two: a beam search draws nothing")
+    return Rules(**chosen)
+
+
+_HUGGINGFACE = {
+    "do_sample": "sampled",
+    "num_beams": "beams",
+    "num_return_sequences": "samples",
+    "eos_token_id": "end_id",
+}
+"""Hugging Face's names of settings that have a name of their own here."""
+
+
+def _unknown(name: str) -> str:
+    """Return the message for an option that does not exist."""
+    known = list(GenerateOptions.__annotations__)
+    near = get_close_matches(name, known, n=1, cutoff=0.8)
+    hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
+    return f"there is no option {name!r}; {hint}"
 
 
 def _finite(value: object) -> bool:

@@ -114,7 +114,7 @@ class Rules:
         for name, (fits, allowed) in _ALLOWED.items():
             if not fits(getattr(self, name)):
                 raise SettingError({name: getattr(self, name)}, allowed)
-        for name, neutral in _SAMPLING_ONLY.items():
+        for name, neutral in SAMPLING_ONLY.items():
             if not self.sampled and getattr(self, name) not in neutral:
                 allowed = f"{neutral[0]} where sampled is False: it would change nothing"
                 raise SettingError({name: getattr(self, name)}, allowed)
@@ -253,7 +253,7 @@ _ALLOWED: dict[str, tuple[Callable[[object], bool], str]] = {
 """For each field a test, and the allowed values in words."""
 
 _NO_FILTER = (None, 1, 1.0)
-_SAMPLING_ONLY: dict[str, tuple[object, ...]] = {
+SAMPLING_ONLY: dict[str, tuple[object, ...]] = {
     "temperature": (1.0,),
     "top_k": (None,),
     "top_p": _NO_FILTER,

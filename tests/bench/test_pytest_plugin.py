@@ -62,3 +62,17 @@ def test_an_xdist_worker_is_rejected(home_of: Callable[[str], Path]) -> None:
     done = bench(home_of("bench"), PYTEST_XDIST_WORKER="gw0")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "one at a time" in done.stderr
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "my_attention.py"
+
+
+def test_a_kernel_of_ones_own_is_among_the_kernels(home_of: Callable[[str], Path]) -> None:
+    smoke = ("--grid", "smoke", "--jaxtyping-packages=", "--kernel")
+    some = ("-k", "[kernel-", "--benchmark-disable")
+    done = bench(home_of("bench"), *smoke, f"{EXAMPLE}:attention", *some)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+    done = bench(home_of("bench"), *smoke, f"{EXAMPLE}:atention", *some)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"fix: did you mean {EXAMPLE}:attention?" in done.stderr

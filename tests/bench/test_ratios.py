@@ -12,9 +12,10 @@ import pytest
 
 from bench import baseline, report, runner, timing
 from bench import ratios as command
+from bench.kernels import ATTENTION_KERNELS
 from bench.ratios import BenchOptions, run, selected
 from bench.results import Outcome, Spread, Status
-from bench.targets import TARGETS, Target
+from bench.targets import KERNEL_TARGETS, PEERS, TARGETS, Target
 from parity.errors import EnvironmentUnfitError, ExitCode, InputRejectedError, UsageError
 
 Found = Callable[..., None]
@@ -71,6 +72,60 @@ def test_rows_are_chosen_by_pattern() -> None:
     assert {row.quick for row in selected(BenchOptions(quick=True))} == {True}
     with pytest.raises(UsageError, match="no row matches"):
         selected(BenchOptions(rows="none"))
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "my_attention.py"
+
+
+def test_a_kernel_of_ones_own_has_rows_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """They need no kernel until they are measured, and no other row is among them."""
+    rows = selected(BenchOptions(kernel="no_such.py:attention"))
+    assert rows == list(KERNEL_TARGETS)
+    assert {row.ours for row in rows} == {"kernel"}
+    assert {row.against for row in rows} == {*PEERS} < {*ATTENTION_KERNELS}
+    assert 0 < len(selected(BenchOptions(kernel="k", quick=True))) < len(rows)
+    assert run(BenchOptions(kernel="no_such.py:attention", list=True)) == ExitCode.PASS
+    assert "core/both/4x512/kernel:sdpa" in capsys.readouterr().out.splitlines()
+
+
+def measured_kernel(
+    path: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> tuple[ExitCode, str]:
+    path.write_text(source, encoding="utf-8")
+    kernel, rows = f"{path}:attention", "core/forward/1x1/kernel:sdpa"
+    code = run(BenchOptions(kernel=kernel, rows=rows, rounds=2))
+    return code, " ".join(capsys.readouterr().out.split())
+
+
+def test_a_kernel_of_ones_own_is_verified_and_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One token shows no wrong scale or mask: the ragged shape does."""
+    monkeypatch.setattr(timing, "copy_bandwidth", lambda _device: 1e9)
+    monkeypatch.setitem(ATTENTION_KERNELS, "kernel", None)  # it goes after the test
+    file, right = tmp_path / "mine.py", EXAMPLE.read_text(encoding="utf-8")
+    code, shown = measured_kernel(file, right, capsys)
+    assert (code, "kernel:sdpa" in shown, "reported" in shown) == (ExitCode.PASS, True, True)
+    changes = {
+        "(query, key, value, seen, dropout_probability)": "(query, key, value, seen, scale=0.1)",
+        "keys <= own": "keys <= own + 1",
+    }
+    for old, new in changes.items():
+        assert old in right
+        code, shown = measured_kernel(file, right.replace(old, new), capsys)
+        assert (code, "times the yardstick's" in shown) == (ExitCode.FAIL, True)
+
+
+def test_what_is_no_kernel_is_rejected_before_anything_is_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "measure", lambda *_: pytest.fail("it ran"))
+    right = EXAMPLE.read_text(encoding="utf-8")
+    for old, new in {"return scaled": "scaled", "    if mask": "    key *= 2\n    if mask"}.items():
+        with pytest.raises(InputRejectedError, match=r"returns None|writes into its inputs"):
+            measured_kernel(tmp_path / "mine.py", right.replace(old, new), capsys)
+    with pytest.raises(UsageError, match="did you mean"):
+        run(BenchOptions(kernel=f"{EXAMPLE}:atention"))
 
 
 def test_the_exit_code_follows_from_the_rows(

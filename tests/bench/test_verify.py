@@ -54,6 +54,20 @@ def narrower(_kept: Kept, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return tiled_attention(query.bfloat16(), key.bfloat16(), value.bfloat16()).float()
 
 
+def other_dtype(_kept: Kept, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return tiled_attention(query, key, value).double()
+
+
+def nothing(_kept: Kept, query: Tensor, _key: Tensor, _value: Tensor) -> None:
+    query.sum()
+
+
+def scales_its_input(_kept: Kept, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    right = tiled_attention(query, key, value)
+    query *= query.shape[-1] ** -0.5
+    return right
+
+
 def transposed(_kept: Kept, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return tiled_attention(query, key, value).transpose(1, 2)
 
@@ -89,11 +103,12 @@ def last_row_unwritten(kept: Kept, query: Tensor, key: Tensor, value: Tensor) ->
     "fault",
     [
         *(slightly_wrong, sees_the_future, one_bad_element, not_finite, narrower, transposed),
+        *(other_dtype, nothing, scales_its_input),
         *(right_at_one_shape, stale, keeps_by_address, last_row_unwritten),
     ],
 )
 def test_a_wrong_kernel_is_rejected(fault: Callable[..., Tensor]) -> None:
-    with pytest.raises(WrongKernelError, match="context"):
+    with pytest.raises(WrongKernelError, match=r"context|inputs"):
         verified(entry(functools.partial(fault, {})), SHAPE, CPU)
 
 

@@ -21,7 +21,10 @@ COMMANDS = [
     *(f"parity.check {verb}" for verb in VERBS),
 ]
 
-SCRIPTS = {"reference.huggingface_tokenizer", "reference.surrogate", "bench.memory"}
+SCRIPTS = {
+    *("reference.huggingface_tokenizer", "reference.surrogate"),
+    *("parity.known_faults", "bench.memory"),
+}
 """Modules that are run and have no options: they write what is committed, or serve a process."""
 
 ALLOWED = {

@@ -28,7 +28,7 @@ Check = Callable[..., Any]
 REPORTING = {"--format", "--output", "--quiet", "--debug"}
 INPUTS = {"--batch-size", "--seq-len", "--seed", "--token-ids"}
 JUDGING = {"--candidate", "--inject-fault", "--backend", "--dtype", "--device", "--taps"}
-FOREIGN = {"--call", "--map"}
+FOREIGN = {"--call", "--map", "--kernel"}
 FINGERPRINTS = "--fingerprints"
 TEXTS = {"--vocabulary", "--pretokenizer", "--text", "--corpus", "--num-strings"}
 OPTIONS = {
@@ -162,6 +162,7 @@ EVERYTHING = {
     "--candidate": ("mine.py", {"candidate": "mine.py"}),
     "--call": ("model(ids)", {"call": "model(ids)"}),
     "--map": ("map.txt", {"map": Path("map.txt")}),
+    "--kernel": ("mine.py:fast", {"kernel": "mine.py:fast"}),
     "--inject-fault": ("epsilon@2", {"inject_fault": "epsilon@2"}),
     "--backend": ("tiled", {"backend": "tiled"}),
     "--dtype": ("bfloat16", {"dtype": "bfloat16"}),

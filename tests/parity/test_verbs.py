@@ -108,8 +108,8 @@ USAGE = {
     "unknown weights": (["--weights", "gpt5"], "gpt5"),
     "unknown fault": (["--inject-fault", "nope"], "'nope'"),
     "fault in no block": (["--inject-fault", "erf-gelu@12"], "0 to 11"),
-    "fault in a block below 0": (["--inject-fault", "erf-gelu@-1"], "0 to 11"),
-    "fault in a block of that name": (["--inject-fault", "erf-gelu@last"], "0 to 11"),
+    "fault in a block below 0": (["--inject-fault", "erf-gelu@-1"], "no block '-1'"),
+    "fault in a block of that name": (["--inject-fault", "erf-gelu@last"], "no block 'last'"),
     "no number": (["--token-ids", "1,two"], "two"),
     "no id": (["--token-ids", ""], "--token-ids"),
     "an id left out": (["--token-ids", "1,,2"], "--token-ids"),
@@ -295,10 +295,10 @@ def test_a_fault_that_cannot_be_found_is_rejected(
 @pytest.mark.parametrize(
     ("verb", "arguments", "words"),
     [
-        (TINY, ("--seq-len", "5", "--taps", "mlp.gelu"), "mlp.gelu"),
-        (TINY, ("--seq-len", "5", "--taps", "mlp.gelu", "--format", "json"), "mlp.gelu"),
+        (TINY, ("--seq-len", "5", "--taps", "h.99.mlp"), "h.99.mlp"),
+        (TINY, ("--seq-len", "5", "--taps", "h.99.mlp", "--format", "json"), "h.99.mlp"),
         (GRADIENTS, ("--seq-len", "1"), "no next token is predicted"),
-        (GRADIENTS, ("--seq-len", "5", "--taps", "nothing.*"), "no tap was selected"),
+        (GRADIENTS, ("--seq-len", "5", "--taps", "h.99.*"), "no tap was selected"),
         (GRADIENTS, ("--token-ids", "7;9"), "no next token is predicted"),
     ],
 )

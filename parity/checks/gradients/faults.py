@@ -16,7 +16,7 @@ from torch.autograd.function import FunctionCtx
 
 from parity.checks.gradients.taps import BLOCK
 from parity.core.lockstep import TapFunction
-from parity.core.taps import NEVER_FORMED
+from parity.core.taps import never_formed_kinds
 from parity.faults.forward import with_tap
 from parity.faults.registry import Fault, faults_of
 from parity.operations import (
@@ -51,7 +51,7 @@ class BackwardFault(Fault):
         if self.at == "<before":
             return f"h.{block - 1}.ln_2" if block > 0 else "embeddings"
         name = super().first_seen(block, backend, **names)
-        while (kind := name.removeprefix(f"h.{block}.")) in NEVER_FORMED[backend]:
+        while (kind := name.removeprefix(f"h.{block}.")) in never_formed_kinds(backend):
             after = next(place.name for place in BLOCK if kind in place.after)
             name = f"h.{block}.{after}"
         return name
@@ -247,7 +247,9 @@ def inject(model: GPT, name: str, block: int) -> GPT:
         ValueError: The model's backend does not form the tap of the fault.
     """
     chosen, backend = BACKWARD_FAULTS[name], model.backend
-    formed = [at for at in chosen.taps if at.removeprefix("h.{i}.") not in NEVER_FORMED[backend]]
+    formed = [
+        at for at in chosen.taps if at.removeprefix("h.{i}.") not in never_formed_kinds(backend)
+    ]
     if not formed:
         message = (
             f"{name} is injected at {chosen.taps[0]}, which the backend {backend} does not form"

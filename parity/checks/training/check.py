@@ -21,7 +21,6 @@ from parity.checks.gradients.backward import REFERENCE, TRUTH
 from parity.checks.gradients.taps import parameter_names
 from parity.checks.training.diagnosis import reason, signs_of
 from parity.checks.training.runners import (
-    VARIANTS,
     CandidateRun,
     Recipe,
     ReferenceRun,
@@ -29,7 +28,7 @@ from parity.checks.training.runners import (
     module_in_dtype,
 )
 from parity.checks.training.steps import MeasuredStep, StepComparison
-from parity.checks.training.taps import parse_quantity, training_quantities
+from parity.checks.training.taps import VARIANTS, parse_quantity, training_quantities
 from parity.core import candidates
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer

@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from parity.checks.training.runners import CLIPPED, VARIANTS, total_and_warmup
-from parity.checks.training.taps import TrainingQuantity, parse_quantity
+from parity.checks.training.runners import CLIPPED, total_and_warmup
+from parity.checks.training.taps import VARIANTS, TrainingQuantity, parse_quantity
 from parity.core.metrics import Status
 from parity.core.results import Row
 from reference.training_oracle import learning_rate

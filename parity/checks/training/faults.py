@@ -12,7 +12,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from parity.checks.training.runners import VARIANTS, Named, Recipe, TrainingStep
+from parity.checks.training.runners import Named, Recipe, TrainingStep
+from parity.checks.training.taps import VARIANTS
 from parity.faults.registry import Fault, faults_of
 from scratch_gpt.dropout import dropout
 from scratch_gpt.gradient_clipping import clip_global_norm

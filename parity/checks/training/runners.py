@@ -22,6 +22,7 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.checks.gradients.backward import GradientCallback
 from parity.checks.gradients.taps import parameter_names
+from parity.checks.training.taps import VARIANTS
 from parity.core import inputs, runners
 from reference import huggingface, training_oracle
 from scratch_gpt import dropout as ours
@@ -29,9 +30,6 @@ from scratch_gpt.gradient_clipping import clip_global_norm
 from scratch_gpt.loss import next_token_loss
 from scratch_gpt.optimizer import Adam
 from scratch_gpt.schedule import Schedule
-
-VARIANTS = {"openai": 0, "adamw": 1}
-"""The optimizer's variants, each with the number of its schedule's first step."""
 
 CLIPPED = 3.0
 """The first gradients' norm over the largest allowed one, so that every run clips."""

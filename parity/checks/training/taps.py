@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from parity.checks.gradients.taps import kind_of, parameter_names
 from parity.core.taps import Axes, Kind, Tap
 
+VARIANTS = {"openai": 0, "adamw": 1}
+"""The optimizer's variants, each with the number of its schedule's first step."""
+
 WHOLE = ("dropout", "loss", "norm", "rate", "first_moment", "second_moment", "tied")
 """Quantities of a whole step; the others are of each parameter."""
 

@@ -1,5 +1,6 @@
 """Weights written in either form: the bits, the files beside them, and what is not overwritten."""
 
+import dataclasses
 import errno
 import gc
 import json
@@ -12,8 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from parity.checkpoints import export as exporting
-from parity.checkpoints.export import Form, export
+from parity.checkpoints.export import FORMS, HUGGINGFACE, OPENAI, Form, export
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.weights import Weights
 from parity.core.runners import build_ours
@@ -23,7 +23,6 @@ from reference.openai_release import SHARDS
 from scratch_gpt import GPT
 from scratch_gpt.errors import CheckpointError, WriteError
 
-FORMS = list(Form)
 SameBits = Callable[[Weights, Weights], None]
 
 
@@ -36,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=str)
 def test_what_is_written_reads_back_to_the_bit(
     form: Form, weights: Weights, tmp_path: Path, assert_same_bits: SameBits
 ) -> None:
@@ -48,7 +47,7 @@ def test_what_is_written_reads_back_to_the_bit(
 
 
 def test_hugging_face_loads_it_whole(weights: Weights, tmp_path: Path) -> None:
-    folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
+    folder = write(weights, tmp_path / "new", HUGGINGFACE)
     _, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not [kind for kind, names in report.items() if names]
 
@@ -65,7 +64,7 @@ def test_there_and_back_gives_the_same_bytes(
     lengths: list[int] | None, weights: Weights, tmp_path: Path
 ) -> None:
     """The shards are cut where the source's were, and the vocabulary goes along."""
-    first = write(weights, tmp_path / "1", Form.OPENAI)
+    first = write(weights, tmp_path / "1", OPENAI)
     if lengths is not None:
         release = openai_release.read_release(first)
         headers = [header_of_2018(length) for length in lengths]
@@ -77,10 +76,10 @@ def test_there_and_back_gives_the_same_bytes(
     tokens = json.dumps({f"t{number}": number for number in range(211)})
     (first / "encoder_bpe_40000.json").write_text(tokens, encoding="utf-8")
     (first / "vocab_40000.bpe").write_text("#version: 0.2\nt h\n", encoding="utf-8")
-    second = write(load_weights(str(first)), tmp_path / "2", Form.HUGGINGFACE)
+    second = write(load_weights(str(first)), tmp_path / "2", HUGGINGFACE)
     assert (second / "vocab.json").read_text(encoding="utf-8") == tokens
     assert (second / "merges.txt").exists()
-    third = write(load_weights(str(second)), tmp_path / "3", Form.OPENAI)
+    third = write(load_weights(str(second)), tmp_path / "3", OPENAI)
     before, after = contents(first), contents(third)
     after.pop("conversion.json")
     before.pop("conversion.json", None)
@@ -88,7 +87,7 @@ def test_there_and_back_gives_the_same_bytes(
 
 
 def test_the_manifest_says_what_was_written_from_what(weights: Weights, tmp_path: Path) -> None:
-    folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
+    folder = write(weights, tmp_path / "new", HUGGINGFACE)
     manifest = json.loads((folder / "conversion.json").read_text(encoding="utf-8"))
     assert manifest["form"] == "huggingface"
     assert manifest["source"]["sha256"] == weights.provenance.sha256
@@ -109,13 +108,13 @@ def test_the_manifest_says_what_was_written_from_what(weights: Weights, tmp_path
     ],
 )
 def test_a_damaged_manifest_is_refused(text: str, weights: Weights, tmp_path: Path) -> None:
-    folder = write(weights, tmp_path / "new", Form.HUGGINGFACE)
+    folder = write(weights, tmp_path / "new", HUGGINGFACE)
     (folder / "conversion.json").write_text(text, encoding="utf-8")
     with pytest.raises(ParityError, match=r"conversion\.json"):
         load_weights(str(folder))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=str)
 def test_what_is_there_is_not_replaced_unasked(
     form: Form, weights: Weights, tmp_path: Path
 ) -> None:
@@ -132,7 +131,7 @@ def test_what_is_there_is_not_replaced_unasked(
     assert contents(write(weights, folder, form, overwrite=True)) == before
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=str)
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model-00001-of-00002.safetensors", "a.npy"])
 def test_weights_are_never_laid_beside_others(
     form: Form, name: str, weights: Weights, tmp_path: Path
@@ -143,14 +142,14 @@ def test_weights_are_never_laid_beside_others(
     assert contents(tmp_path) == {name: b"x"}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=str)
 @pytest.mark.parametrize("at", ["config.json", "conversion.json"])
 def test_a_failure_leaves_the_old_folder(
     form: Form, at: str, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(weights, tmp_path / "new", form)
     before = contents(folder)
-    write_text, writer = Path.write_text, exporting.WRITERS[form]
+    write_text = Path.write_text
 
     def full(path: Path, text: str, **options: str) -> int:
         if path.name == at:
@@ -158,63 +157,57 @@ def test_a_failure_leaves_the_old_folder(
         return write_text(path, text, **options)
 
     def full_writer(source: Weights, staging: Path) -> None:
-        writer(source, staging)
+        form.write(source, staging)
         full(staging / "config.json", "")
 
-    if at == "config.json":
-        monkeypatch.setitem(exporting.WRITERS, form, full_writer)  # type: ignore[arg-type]
+    failing = dataclasses.replace(form, write=full_writer) if at == "config.json" else form
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(WriteError, match="the disk is full"):
-        write(weights, folder, form, overwrite=True)
+        write(weights, folder, failing, overwrite=True)
     monkeypatch.undo()
     assert contents(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=str)
 def test_what_reads_back_as_other_numbers_is_not_kept(
-    form: Form, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: Form, weights: Weights, tmp_path: Path
 ) -> None:
     """One bit of one number is enough; the folder does not appear."""
-    writer: Callable[[Weights, Path], None] = exporting.WRITERS[form]
 
     def damaged(source: Weights, staging: Path) -> None:
-        writer(source, staging)
-        file = staging / ("params_4.npy" if form is Form.OPENAI else "model.safetensors")
+        form.write(source, staging)
+        file = staging / ("params_4.npy" if form is OPENAI else "model.safetensors")
         data = bytearray(file.read_bytes())
         data[-4_001] ^= 1
         file.write_bytes(data)
 
-    monkeypatch.setitem(exporting.WRITERS, form, damaged)  # type: ignore[arg-type]
     with pytest.raises(ParityError, match="reads back as other weights"):
-        write(weights, tmp_path / "new", form)
+        write(weights, tmp_path / "new", dataclasses.replace(form, write=damaged))
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS.values(), ids=str)
 def test_what_does_not_read_back_names_no_folder_that_is_gone(
-    form: Form, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: Form, weights: Weights, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(exporting.WRITERS, form, lambda _weights, _folder: None)  # type: ignore[arg-type]
+    silent = dataclasses.replace(form, write=lambda _weights, _folder: None)
     with pytest.raises(ParityError, match="does not read back") as caught:
-        write(weights, tmp_path / "new", form)
+        write(weights, tmp_path / "new", silent)
     assert ".partial" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_another_form_that_came_meanwhile_is_not_mixed_in(
-    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_form_that_came_meanwhile_is_not_mixed_in(weights: Weights, tmp_path: Path) -> None:
     """The folder is examined again once no other process can write there."""
-    folder, writer = tmp_path / "both", exporting.WRITERS[Form.HUGGINGFACE]
+    folder = tmp_path / "both"
 
     def overtaken(source: Weights, staging: Path) -> None:
-        writer(source, staging)
-        write(weights, folder, Form.OPENAI)
+        HUGGINGFACE.write(source, staging)
+        write(weights, folder, OPENAI)
 
-    monkeypatch.setitem(exporting.WRITERS, Form.HUGGINGFACE, overtaken)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="beside the new ones"):
-        write(weights, folder, Form.HUGGINGFACE, overwrite=True)
+        write(weights, folder, dataclasses.replace(HUGGINGFACE, write=overtaken), overwrite=True)
     assert len(load_weights(str(folder)).tensors) == 146
     assert not (folder / "model.safetensors").exists()
 
@@ -232,7 +225,7 @@ def test_another_form_that_came_meanwhile_is_not_mixed_in(
 def test_a_vocabulary_that_is_none_is_refused(
     kind: str, words: str, weights: Weights, tmp_path: Path
 ) -> None:
-    source = write(weights, tmp_path / "source", Form.HUGGINGFACE)
+    source = write(weights, tmp_path / "source", HUGGINGFACE)
     path = source / "merges.txt"
     {
         "folder": path.mkdir,
@@ -242,13 +235,13 @@ def test_a_vocabulary_that_is_none_is_refused(
         "large": lambda: path.write_bytes(bytes((16 << 20) + 1)),
     }[kind]()
     with pytest.raises((ParityError, CheckpointError), match=words):
-        write(load_weights(str(source)), tmp_path / "new", Form.HUGGINGFACE)
+        write(load_weights(str(source)), tmp_path / "new", HUGGINGFACE)
     assert not (tmp_path / "new").exists()
 
 
 def test_a_manifest_of_other_files_is_not_believed(weights: Weights, tmp_path: Path) -> None:
-    first = write(weights, tmp_path / "1", Form.OPENAI)
-    second = write(load_weights(str(first)), tmp_path / "2", Form.HUGGINGFACE)
+    first = write(weights, tmp_path / "1", OPENAI)
+    second = write(load_weights(str(first)), tmp_path / "2", HUGGINGFACE)
     assert load_weights(str(second)).shards is not None
     build_ours(weights).save_pretrained(second)
     (second / "config.json").write_text(json.dumps(dict(weights.config)), encoding="utf-8")
@@ -309,9 +302,9 @@ def test_the_hubs_forms(
 def test_the_release_and_back(full: Weights, tmp_path: Path, assert_same_bits: SameBits) -> None:
     first, second, third = (tmp_path / name for name in ("1", "2", "3"))
     for source, folder, form in (
-        (full, first, Form.OPENAI),
-        (first, second, Form.HUGGINGFACE),
-        (second, third, Form.OPENAI),
+        (full, first, OPENAI),
+        (first, second, HUGGINGFACE),
+        (second, third, OPENAI),
     ):
         weights = source if isinstance(source, Weights) else load_weights(str(source))
         assert_same_bits(weights, full)
@@ -324,7 +317,7 @@ def test_the_release_and_back(full: Weights, tmp_path: Path, assert_same_bits: S
 @pytest.mark.timeout(1200)
 def test_our_own_folder(full: Weights, tmp_path: Path) -> None:
     config = {**surrogate.SIZES["surrogate"]}
-    write(full, tmp_path / "new", Form.HUGGINGFACE)
+    write(full, tmp_path / "new", HUGGINGFACE)
     ours = GPT.from_pretrained(tmp_path / "new", backend="plain")
     ours.save_pretrained(tmp_path / "again")
     written = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("new", "again")]

@@ -358,7 +358,7 @@ USAGE = {
         ["--reference", "{folder}", "--dtype", "bfloat16"],
         "--dtype with",
     ),
-    "a mapping": (["--candidate"], ["--reference", "{folder}", "--map", "m"], "--map with"),
+    "a mapping": (["--candidate"], ["--reference", "{folder}", "--map", "{folder}"], "--map with"),
     "a fault": (
         ["--candidate"],
         ["--reference", "{folder}", "--inject-fault", "erf-gelu"],

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from parity.align import match_parameters
 from parity.core.loading import propose
+from parity.core.mapped_files import read_mapped
 from parity.core.mapping import (
     Expression,
     Proposal,
     apply,
     parse_expression,
+    read_map_file,
     read_mapping,
 )
 from parity.errors import ParityError, UsageError
@@ -464,6 +467,32 @@ def test_the_lines_are_read_back(
     file = tmp_path / "map.txt"
     file.write_text("# a comment\n\n" + "  # behind\n".join(proposal.lines()), encoding="utf-8")
     assert read_mapping(file) == proposal.mapping
+
+
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_the_lines_convert_a_file_of_the_model_back(
+    make: Callable[[], nn.Module], reference: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """To the bit, if the model has all of our tensors; else they are listed."""
+    model = make()
+    proposal = proposed(model, reference)
+    apply(proposal, model)
+    state = {name: p.detach().clone() for name, p in model.named_parameters()}
+    save_file(state, tmp_path / "model.safetensors")
+    sizes = [f"{name} = {getattr(CONFIG, name)}" for name in ("n_head", "n_positions", "n_embd")]
+    lines = [*sizes, f"vocab_size = {CONFIG.vocab_size}", *proposal.lines()]
+    (tmp_path / "map").write_text("\n".join(lines), encoding="utf-8")
+    file = read_map_file(tmp_path / "map")
+    if make in (lucid, llama):
+        with pytest.raises(UsageError, match=r"of our tensors are not given: \w") as caught:
+            read_mapped(file, {}, str(tmp_path / "model.safetensors"))
+        partly = "h.0.attn.c_attn.bias, h" if make is lucid else "(96 of 228 numbers)"
+        assert partly in caught.value.what
+        return
+    weights = read_mapped(file, {}, str(tmp_path / "model.safetensors"))
+    found = {name: torch.from_numpy(array) for name, array in weights.tensors.items()}
+    assert found.keys() == reference.keys()
+    assert all(torch.equal(found[name], reference[name]) for name in found)
 
 
 def raw() -> nn.Module:

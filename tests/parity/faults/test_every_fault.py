@@ -35,7 +35,8 @@ from parity.checks.tokens.strings import HAND_PICKED, words_of_tokens
 from parity.checks.training import faults as training_faults
 from parity.checks.training.check import training
 from parity.checks.training.faults import TRAINING_FAULTS, TrainingFault
-from parity.checks.training.runners import VARIANTS, batches
+from parity.checks.training.runners import batches
+from parity.checks.training.taps import VARIANTS
 from parity.core import inputs
 from parity.core.backends import EAGER
 from parity.core.metrics import Status
@@ -46,7 +47,7 @@ from parity.core.tolerances import FAULT_MARGIN, MEASURED_SMALLEST_FAULT, Bounds
 from parity.errors import ExitCode, UsageError
 from parity.faults import forward
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
-from parity.faults.registry import Fault, faults_of, listing, parse
+from parity.faults.registry import Fault, faults_of, parse
 from scratch_gpt import GPT
 from scratch_gpt.tokenizer.bpe import END
 
@@ -471,21 +472,21 @@ def test_an_unknown_name_lists_the_faults_of_the_check(kinds: list[type[Fault]])
     with pytest.raises(UsageError, match="no fault is called 'list'") as caught:
         parse("list", kinds)
     listed = {name: entry for kind in kinds for name, entry in faults_of(kind).items()}
-    assert caught.value.fix.endswith(f"describes all: {listing(listed)}")
+    assert caught.value.fix.endswith(f"describes all: {', '.join(listed)}")
 
 
 def test_a_fault_that_does_not_fit_is_unknown() -> None:
     with pytest.raises(UsageError) as caught:
         parse("accents-kept", [TokenizerFault], fits=lambda f: "original" in f.of, where="here")
     original = {name: f for name, f in TOKENIZER_FAULTS.items() if "original" in f.of}
-    assert caught.value.fix.endswith(f"describes all: {listing(original)}")
+    assert caught.value.fix.endswith(f"describes all: {', '.join(original)}")
     assert caught.value.where == "here"
 
 
 def test_the_nearest_names_are_suggested() -> None:
     with pytest.raises(UsageError) as caught:
         parse("erfgelu", [ForwardFault])
-    assert caught.value.fix.startswith("use erf-gelu")
+    assert caught.value.fix.startswith("did you mean erf-gelu")
 
 
 def test_two_faults_cannot_share_a_name() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity import layerwise
-from parity.core.results import Report, Verdict
+from parity.core.results import Report, Verdict, error_report
 from parity.errors import ExitCode, InputRejectedError
-from parity.report.json import render, render_error
+from parity.report.json import render
 from scratch_gpt import GPT
 
 Check = Callable[..., Any]
@@ -118,7 +118,7 @@ def test_every_verb_has_the_documented_keys(verb: str, check: Check, strictly: S
 
 def test_an_error_has_the_documented_keys(strictly: Strictly) -> None:
     error = InputRejectedError("what", where="where\x1b[31m", fix="fix")
-    document = strictly(render_error(error, check="layerwise"))
+    document = strictly(render(error_report(error, "layerwise")))
     assert not DOCUMENT - set(document)
     assert document["verdict"] == "error"
     assert document["exit_code"] == 4

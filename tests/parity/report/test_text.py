@@ -48,7 +48,7 @@ def test_no_name_is_lost_at_any_width(columns: str, report: Report, printed: Pri
     words = printed(COLUMNS=columns).split()
     wrong = [row.tap for row in report.results if row.status is not Status.PASS]
     wanted = {tap for tap in wrong if tap.startswith("h.3.")}
-    wanted |= {"logits", "loss", "plain", "DIFFERS", "ok", "FAIL"}
+    wanted |= {"logits", "loss", "plain", "WRONG", "follows", "ok", "FAIL"}
     assert set() == wanted - set(words)
 
 
@@ -90,7 +90,8 @@ def test_colors_are_the_users_choice(
 
 def test_colors_change_no_word(printed: Printed) -> None:
     plain, colored = printed(COLUMNS="100"), printed(COLUMNS="100", FORCE_COLOR="1")
-    assert plain == ANSI.sub("", colored)
+    lines = ANSI.sub("", colored).splitlines()
+    assert plain.splitlines() == [line.rstrip() for line in lines]
 
 
 def test_an_ascii_output_is_enough(
@@ -147,12 +148,16 @@ def test_the_heading_has_weights_inputs_and_versions(report: Report, printed: Pr
 
 def test_only_the_first_block_that_differs_is_written_out(printed: Printed) -> None:
     lines = [line.split() for line in printed().splitlines()]
-    folded = [line[0] for line in lines if line[1:2] == ["(14)"] and line[-1] == "ok"]
-    assert folded == ["h.0", "h.1", "h.2"]
+    folded = [line[:4] for line in lines if line[1:2] == ["to"] and line[3:4] != ["(10)"]]
+    assert folded == [["h.0", "to", "h.2", "(42)"], ["h.4", "to", "h.11", "(112)"]]
     written = [line for line in lines if line and line[0].startswith("h.3.")]
     assert written[0][:4] == ["h.3.attn.query", "to", "mlp.c_fc", "(10)"]
-    marks = [line[-1] for line in written]
-    assert marks[:5] == ["ok"] + ["DIFFERS"] * 4
+    assert [line[-1] for line in written][:5] == ["ok", "WRONG", *["follows"] * 3]
+
+
+def test_a_failure_comes_before_the_table(printed: Printed) -> None:
+    text = printed()
+    assert text.index("first divergence: h.3.mlp.gelu") < text.index("\ntap ") < text.index("FAIL")
 
 
 def test_the_first_divergence_is_opened_up(report: Report, printed: Printed) -> None:
@@ -164,14 +169,30 @@ def test_the_first_divergence_is_opened_up(report: Report, printed: Printed) -> 
             for r in report.results
         ]
         text = " ".join(printed(dataclasses.replace(report, results=changed)).split())
-        values = f"ours {row.value_ours:.6g}, oracle {row.value_against:.6g}"
+        values = f"ours {row.value_ours:.3g}, oracle {row.value_against:.3g}"
+        also = "" if theirs is None else ", Hugging Face's 1.25e-14"
         for words in (
             "first divergence: h.3.mlp.gelu backend plain, float64, against oracle found in",
-            f"worst at {list(row.worst_index)}: {values} errors ours {row.error_ours:.6g},",
-            f"Hugging Face's {'unknown' if theirs is None else '1.25e-14'} ",
-            f"required tolerance {row.required_tolerance:.6g} likely cause GPT-1 uses",
+            f"worst at {list(row.worst_index)}: {values} errors ours {row.error_ours:.3g}{also} ",
+            f"required tolerance {row.required_tolerance:.3g} ",
+            "likely cause GPT-1 uses",
         ):
             assert words in text
+
+
+def test_the_next_step_is_a_command(report: Report) -> None:
+    plain = dataclasses.replace(
+        report,
+        explanation=None,
+        command="python -m parity.check layerwise --output 'a b.json' --format=json --weights tiny",
+    )
+    step = "layerwise --weights tiny --explain h.3.mlp.gelu"
+    assert step in " ".join(str(plain).split())
+    for other in (
+        dataclasses.replace(plain, command=""),
+        dataclasses.replace(plain, explanation=report.explanation),
+    ):
+        assert "\nnext" not in str(other)
 
 
 def test_the_verdict_is_the_last_line(printed: Printed, tap_counts: dict[str, int]) -> None:
@@ -182,7 +203,7 @@ def test_the_verdict_is_the_last_line(printed: Printed, tap_counts: dict[str, in
 
 
 def test_an_explanation_looks_closely(printed: Printed) -> None:
-    part = printed().split("errors at h.3.mlp.gelu")[1]
+    part = printed().split("errors at h.3.mlp.gelu", 1)[1]
     assert len(re.findall(r"^ +1e-\d\d +[\d,]+ +#+", part, re.MULTILINE)) >= 2
     worst = re.findall(r"\[0, \d, \d+\] +ours \S+ +oracle \S+ +difference \S+", part)
     assert len(worst) == 2 * 5
@@ -201,7 +222,7 @@ def test_a_reason_has_what_where_and_fix(report: Report, printed: Printed) -> No
 def test_the_effect_on_the_logits_is_shown(report: Report, printed: Printed) -> None:
     numbers = {
         "loss_ours": 5.25,
-        "loss_oracle": 5.125,
+        "loss_oracle": 5.5,
         "log_softmax_largest": 0.0625,
         "kl_largest": 0.03125,
         "top1_agreement": 0.75,
@@ -210,7 +231,7 @@ def test_the_effect_on_the_logits_is_shown(report: Report, printed: Printed) -> 
     }
     text = printed(dataclasses.replace(report, consequences={"plain": numbers}))
     words = text.split("effect on the logits")[1].split()
-    assert {f"{number:g}" for number in numbers.values()} <= set(words)
+    assert {f"{number:.3g}" for number in numbers.values()} <= set(words)
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.PASS])
@@ -274,14 +295,16 @@ def test_every_mode_has_its_numbers_bound_and_meaning(small: Report) -> None:
         for line in render_rich(lambda console: render(small, console), None).splitlines()
     ]
     at = lines.index(["tap", "backend", "float64", "end-to-end", "per-op"])
-    assert lines[at + 1 : at + 7] == [
-        ["embeddings", "plain", "0.0e+00", "ok"],
-        ["logits", "plain", "5.0e-12", "1.25", "0.50", "ok"],
-        ["loss", "plain", "3.0e-12", "6.50", "DIFFERS"],
-        [],
+    assert lines[at + 1 : at + 5] == [
+        ["embeddings", "plain", "0.00e+00", "ok"],
+        ["logits", "plain", "5.00e-12", "1.25", "0.5", "ok"],
+        ["loss", "plain", "3.00e-12", "6.5!", "WRONG"],
         ["bound", "1e-09", "4", "3"],
-        ["max", "error", "/", "RMS", *("error", "vs", "HF's") * 2],
     ]
+    note = (
+        "float64: largest error / RMS; end-to-end, per-op: error / Hugging Face's error; ! beyond"
+    )
+    assert note.split() == [word for line in lines[at + 5 : at + 7] for word in line][:13]
     assert ["a.bin", "12,345", "bytes,", "sha256", "0123456789abcdef…,", "as", "published"] in lines
 
 
@@ -293,7 +316,7 @@ def in_color(draw: Callable[[Console], None]) -> str:
 
 def test_the_numbers_that_fail_are_red(small: Report) -> None:
     text = in_color(lambda console: render(small, console))
-    assert re.findall(r"\x1b\[1;31m *([^\x1b]+)", text) == ["6.50", "DIFFERS", "FAIL"]
+    assert re.findall(r"\x1b\[1;31m *([^\x1b]+)", text) == ["6.5!", "WRONG", "FAIL"]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +332,8 @@ def test_the_numbers_that_fail_are_red(small: Report) -> None:
     ],
 )
 def test_a_status_has_its_color(cell: str, shown: str) -> None:
-    assert in_color(lambda console: console.print(table((), [[cell]]))).rstrip() == shown
+    made = table(Section(rows=[[cell]]))
+    assert in_color(lambda console: console.print(made)).rstrip() == shown
 
 
 # Sections.

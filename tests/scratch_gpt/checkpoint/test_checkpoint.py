@@ -37,7 +37,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None
     save_file(tensors, folder / "model.safetensors")
 
 
-def error_of(folder: Path) -> CheckpointError:
+def error_of(folder: Path | str) -> CheckpointError:
     with pytest.raises(CheckpointError) as caught:
         GPT.from_pretrained(folder)
     return caught.value
@@ -318,6 +318,34 @@ def test_refuses_an_unsound_weight_file(saved: Path) -> None:
     assert "'transformer.h.0.ln_1.bias' holds NaN or infinity in 21 of 21" in error_of(saved).what
     save_file({}, saved / "model.safetensors")
     assert isinstance(error_of(saved), EmptyCheckpointError)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("openai-gpt", "openai-gpt@REVISION"),
+        ("openai-gpt@main", "openai-gpt@main"),
+        ("owner/name", "owner/name@REVISION"),
+        ("owner/name@1f2e3d", "owner/name@1f2e3d"),
+    ],
+)
+def test_a_name_on_the_hub_is_not_downloaded(
+    name: str, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="nothing is downloaded here") as caught:
+        GPT.from_pretrained(name)
+    assert f'parity.load_pretrained("{named}")' in caught.value.fix
+
+
+def test_a_folder_with_a_name_of_the_hub_is_a_folder(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved.rename("openai-gpt")
+    assert GPT.from_pretrained("openai-gpt").config.n_layer == 2
+    for path in ("weights", "./owner/name", "/owner/name", "../owner/name", "a/b/c"):
+        assert "there is no such file" in error_of(path).what
 
 
 def test_an_unknown_backend_is_rejected(saved: Path) -> None:

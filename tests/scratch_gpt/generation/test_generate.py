@@ -1,8 +1,15 @@
 """Continuing prompts: greedy, sampled, by beams, and at the last position."""
 
 import contextlib
+import dataclasses
 import itertools
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +23,7 @@ from scratch_gpt.generation.beam_search import Settings, beam_search
 from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.generation.generate import Request
 from scratch_gpt.generation.sampling import Rules
+from scratch_gpt.model import GenerateOptions
 
 DRAWN = {"sampled": True, "temperature": 3.0}
 
@@ -153,12 +161,13 @@ def test_bad_prompts_are_rejected(model: GPT) -> None:
         ("early_stopping", 1),
         ("streams", 3),
         ("seed", 1.0),
+        ("end_id", [7]),
     ],
 )
 def test_values_of_other_types_are_rejected(name: str, value: object) -> None:
     """Outside of tests only the request checks types."""
     fields = vars(Request(max_new_tokens=1)) | {name: value}
-    with pytest.raises(ValueError, match=f"^{name} is {value!r}; allowed"):
+    with pytest.raises(ValueError, match=rf"^{name} is {re.escape(repr(value))}; allowed"):
         Request.__post_init__(SimpleNamespace(**fields))
 
 
@@ -176,6 +185,153 @@ def test_rules_are_given_in_one_way(model: GPT, ids: Tensor) -> None:
         model.generate(ids, max_new_tokens=1, rules=rules, sampled=True)
     with pytest.raises(TypeError, match="temprature"):
         model.generate(ids, max_new_tokens=1, temprature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"do_sample": True}, {"sampled": True}),
+        ({"do_sample": False}, {}),
+        ({"num_beams": 3}, {"beams": 3}),
+        ({"num_beams": 3, "num_return_sequences": 2}, {"beams": 3, "samples": 2}),
+        ({"do_sample": True, "num_return_sequences": 2}, {"sampled": True, "samples": 2}),
+        ({"eos_token_id": 7}, {"end_id": 7}),
+        ({"temperature": 0.7}, {"sampled": True, "temperature": 0.7}),
+        ({"temperature": 1.0}, {"sampled": True}),
+        ({"top_k": 3}, {"sampled": True, "top_k": 3}),
+        ({"top_p": 0.5, "seed": 3}, {"sampled": True, "top_p": 0.5, "seed": 3}),
+        ({"temperature": None, "top_k": None, "top_p": None}, {}),
+        ({"do_sample": False, "temperature": 1.0}, {}),
+        ({"num_beams": 3, "temperature": 1.0}, {"beams": 3}),
+        ({"repetition_penalty": 1.3}, {"rules": Rules(repetition_penalty=1.3)}),
+    ],
+    ids=str,
+)
+def test_options_have_hugging_faces_names_and_imply_sampling(
+    theirs: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    assert Request.of(4, **theirs) == Request.of(4, **ours)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"do_sample": False, "temperature": 0.7},
+            "temperature is 0.7; .* where do_sample is False",
+        ),
+        ({"do_sample": False, "top_k": 5}, "top_k is 5; .* where do_sample is False"),
+        ({"do_sample": True, "num_beams": 2}, "num_beams is 2; .* with do_sample=True, because"),
+        (
+            {"num_beams": 2, "top_p": 0.5},
+            "top_p is 0.5 and num_beams is 2; allowed: one of the two",
+        ),
+        (
+            {"num_beams": 2, "num_return_sequences": 3},
+            "no more num_return_sequences than num_beams",
+        ),
+        ({"num_return_sequences": 2}, "num_return_sequences is 2; .* do_sample=True or num_beams"),
+        ({"eos_token_id": -1}, "eos_token_id is -1; allowed: an id, or None"),
+        ({"num_beams": 0}, "num_beams is 0"),
+        ({"beams": 2, "samples": 3}, "no more samples than beams"),
+    ],
+    ids=str,
+)
+def test_a_contradiction_names_the_options_as_they_were_given(
+    options: dict[str, Any], message: str, model: GPT, ids: Tensor
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.generate(ids, max_new_tokens=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temprature": 1.0}, "no option 'temprature'; did you mean temperature?"),
+        ({"num_beam": 2}, "did you mean num_beams?"),
+        ({"pad_token_id": 2}, "no option 'pad_token_id'; options are do_sample, temperature, "),
+        ({"num_beams": 2, "beams": 2}, "num_beams and beams are one option"),
+        ({"samples": 2, "num_return_sequences": 2}, "num_return_sequences and samples are one"),
+    ],
+    ids=str,
+)
+def test_an_option_that_does_not_exist_is_named(
+    options: dict[str, Any], message: str, model: GPT, ids: Tensor
+) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        model.generate(ids, max_new_tokens=2, **options)
+
+
+def test_the_declared_options_are_those_of_a_request() -> None:
+    fields = {field.name for kind in (Request, Rules) for field in dataclasses.fields(kind)}
+    declared = {*GenerateOptions.__annotations__}
+    assert declared == fields - {"max_new_tokens"} | {*generate._HUGGINGFACE}
+    assert {*generate._HUGGINGFACE.values()} < fields
+
+
+@pytest.mark.skipif(find_spec("mypy") is None, reason="not run: mypy is not installed")
+def test_a_type_checker_finds_a_misspelt_option(
+    tmp_path: Path, home_of: Callable[[str], Path]
+) -> None:
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\n[mypy-torch.*,jaxtyping.*,numpy.*]\nfollow_imports = skip\n"
+        "ignore_missing_imports = True\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "use.py").write_text(
+        "from scratch_gpt import GPT\n"
+        "def use(model: GPT, ids: object) -> None:\n"
+        "    model.generate(ids, max_new_tokens=1, temperature=0.7, eos_token_id=3)\n"
+        "    model.generate(ids, max_new_tokens=1, temprature=0.7)\n"
+        "    model.generate(ids, max_new_tokens=1, num_beams='2')\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "use.py"]
+    environment = os.environ | {"MYPYPATH": str(home_of("scratch_gpt").parent)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    found = [line.split(": ", 2) for line in done.stdout.splitlines() if ": error:" in line]
+    assert [place for place, _, _ in found] == ["use.py:4", "use.py:5"], done.stdout
+    assert 'Unexpected keyword argument "temprature"' in found[0][2]
+    assert 'expected "int"' in found[1][2]
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"do_sample": False, "eos_token_id": 0},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+        {"num_beams": 3},
+        {"num_beams": 4, "num_return_sequences": 3},
+        {"num_beams": 3, "num_return_sequences": 2, "eos_token_id": 0},
+        {"num_beams": 3, "eos_token_id": 0, "length_penalty": 2.0, "early_stopping": True},
+    ],
+    ids=str,
+)
+def test_hugging_face_gives_the_same_ids(
+    options: dict[str, Any], model: GPT, ids: Tensor, tmp_path: Path
+) -> None:
+    """An `eos_token_id` of 0 stands for the third new token of the greedy text."""
+    import transformers
+
+    model.float().save_pretrained(tmp_path / "model")
+    ours = GPT.from_pretrained(tmp_path / "model").double()
+    theirs = transformers.OpenAIGPTLMHeadModel.from_pretrained(tmp_path / "model").double().eval()
+    if "eos_token_id" in options:
+        options = options | {"eos_token_id": int(greedy(ours, ids, 3)[0, -1])}
+    expected = theirs.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=6,
+        pad_token_id=options.get("eos_token_id"),
+        **{"do_sample": False, **options},
+    )
+    actual = ours.generate(ids, max_new_tokens=6, **options)
+    assert len(set(actual[:, 4:].flatten().tolist())) > 2, "a constant text"
+    assert torch.equal(expected, actual)
 
 
 def test_a_seed_determines_the_text(model: GPT, ids: Tensor) -> None:

@@ -12,7 +12,6 @@ from parity.checks.golden.sections import sections
 from parity.core.metrics import Status
 from parity.core.results import Report
 from parity.report.json import render
-from parity.session import _rendered
 from reference.published import Goldens, published
 from scratch_gpt import GPT
 
@@ -31,7 +30,7 @@ def failed(ask: Ask, recorded: Goldens) -> Report:
 
 
 def text(report: Report) -> str:
-    return _rendered(report, "text", None)
+    return str(report)
 
 
 def line(report: Report, key: str) -> list[str]:

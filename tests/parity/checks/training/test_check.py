@@ -14,8 +14,8 @@ from parity.checkpoints.load import load_weights
 from parity.checks.gradients.faults import inject as inject_backward
 from parity.checks.training.check import training
 from parity.checks.training.faults import TRAINING_FAULTS
-from parity.checks.training.runners import VARIANTS, Named, Recipe, TrainingStep, batches
-from parity.checks.training.taps import ORDER, parse_quantity
+from parity.checks.training.runners import Named, Recipe, TrainingStep, batches
+from parity.checks.training.taps import ORDER, VARIANTS, parse_quantity
 from parity.core.fingerprints import Fingerprint
 from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row, Verdict

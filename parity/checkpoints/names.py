@@ -1,0 +1,85 @@
+"""The values of `--weights`, told apart without torch: a command rejects a wrong one at once."""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+from parity.errors import UsageError
+from reference import published
+from scratch_gpt.errors import quote
+
+DRAWN = ("surrogate", "tiny")
+"""Names of weights that are drawn from a seed."""
+
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Suffixes of the files with tensors that can be read."""
+
+REPOSITORY = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+RELEASED = re.compile(rf"(?P<id>{'|'.join(published.REPOSITORIES)})(@(?P<revision>[\w./-]+))?")
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name is a path: it exists, or has the form of one."""
+    separators = {os.sep, os.altsep or os.sep}
+    repository = name.partition("@")[0]
+    return (
+        name.startswith((".", "~", *separators))
+        or Path(name).suffix in {*SUFFIXES, ".json", ".npy"}
+        or sum(repository.count(separator) for separator in separators) > 1
+        or os.path.lexists(name)
+    )
+
+
+def unknown_weights(name: str) -> UsageError:
+    """Return the error of a name that is neither a known one, nor a repository's, nor a path."""
+    known = ["auto", *DRAWN, *published.REPOSITORIES]
+    near = difflib.get_close_matches(name, known, n=1) or similar_paths(name)[:1]
+    guess = f"did you mean {near[0]}? " if near else ""
+    return UsageError(
+        f"{quote(name)} names no weights",
+        where="--weights",
+        fix=f"{guess}use auto, surrogate, tiny, openai-gpt, a hub repository owner/name, or a path",
+    )
+
+
+def check_weights(name: str) -> None:
+    """Require a value of `--weights` that can be one; repositories are not looked up.
+
+    Raises:
+        UsageError: It is none, with the one that was probably meant.
+    """
+    if name == "auto" or name in DRAWN or RELEASED.fullmatch(name):
+        return
+    if is_path(name):
+        require_path(name, where=f"--weights {name}", what="there is nothing at that path")
+    elif not REPOSITORY.fullmatch(name):
+        raise unknown_weights(name)
+
+
+def require_path(name: str, *, where: str, what: str) -> None:
+    """Require that a file or folder exists.
+
+    Raises:
+        UsageError: It does not; the fix names what is there instead.
+    """
+    if os.path.exists(os.path.expanduser(name)):  # noqa: PTH110, PTH111 - pathlib's may raise
+        return
+    near = similar_paths(name)
+    fix = f"did you mean {near[0]}?" if near else "check the path"
+    raise UsageError(what, where=where, fix=fix)
+
+
+def similar_paths(name: str) -> list[str]:
+    """Return existing paths whose names are similar to a missing one's, the nearest first.
+
+    If its folder is missing too, those similar to that are returned.
+    """
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - of an unknown user it stays as it is
+    try:
+        path = next(one for one in (path, *path.parents) if os.path.isdir(one.parent))  # noqa: PTH112
+        folded = {entry.name.casefold(): entry.name for entry in path.parent.iterdir()}
+    except (OSError, StopIteration):
+        return []
+    near = difflib.get_close_matches(path.name.casefold(), folded, n=3)
+    return [str(path.with_name(folded[entry])) for entry in near]

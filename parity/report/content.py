@@ -1,0 +1,401 @@
+"""The parts of a report as sections, which every form renders: what each holds, and the order.
+
+A failure comes first: wrong operations and the first divergence, then the table of rows, where
+guilty rows are marked and inherited ones dimmed. In that table a block is one line; its taps have
+lines of their own where an operation of the block is wrong.
+"""
+
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+from parity.core.metrics import Status
+from parity.core.results import (
+    FirstDivergence,
+    Mode,
+    Reason,
+    Report,
+    Row,
+    Section,
+    Verdict,
+    WrongOperation,
+)
+
+GUILTY, INHERITED, NOTE = "guilty", "inherited", "note"
+"""Marks of a section's rows: the row's own operation is wrong; only its inputs are; a bound."""
+
+BEYOND = "!"
+"""Last character of a number that is beyond its bound."""
+
+
+def sections(report: Report) -> Iterator[Section]:
+    """Yield the parts of a report in reading order, each with a name."""
+    if report.identity.get("weights") or not report.sections:
+        yield _heading(report)
+    for place, wrong in enumerate(report.wrong):
+        yield _wrong(wrong, "first wrong operation" if not place else "also wrong")
+    first = report.first_divergence
+    if first is not None and not first.row.details and not report.wrong:  # else a section has it
+        yield _divergence(first, report)
+    if report.results and not report.sections:
+        yield _table(report)
+    yield from (dataclasses.replace(section, name="extra") for section in report.sections)
+    yield from (dataclasses.replace(section, name="appendix") for section in report.appendix)
+    if report.findings:
+        yield _findings(report)
+    if report.consequences:
+        yield _effects(report.consequences)
+    if report.explanation is not None:
+        yield from _explanation(report)
+    yield from map(_reason, report.reasons)
+    if step := _next_step(report):
+        yield Section(name="next", title="next", lines=[step])
+
+
+def verdict_line(report: Report) -> str:
+    """Return the line behind the verdict: what was compared, and where it differs first."""
+    if report.summary:
+        return report.summary
+    things = _THINGS.get(report.check, "comparisons on {}")
+    counted = ", ".join(
+        f"{done} of {planned} {things.format(backend)}"
+        for backend, (planned, done) in report.plan.per_backend.items()
+    )
+    checked = "checked" if report.findings else "compared"
+    first = report.first_divergence
+    where = f", first divergence at {first.tap}" if first is not None else ""
+    return f"{counted} {checked}{where}"
+
+
+_THINGS = {
+    "layerwise": "taps on {}",
+    "gradients": "gradients on {}",
+    "weights": "tensors of {}",
+    "tokens": "strings with {}",
+    "doctor": "settings",
+    "training": "quantities on {}",
+    "generation": "rules, texts and searches",
+    "golden": "published numbers",
+}
+
+
+def _heading(report: Report) -> Section:
+    weights = report.identity.get("weights", {})
+    lines = [("weights", str(weights.get("source", "unknown")))]
+    if "sha256" in weights:
+        lines.append(("", f"{weights['revision']}, sha256 {weights['sha256'][:16]}…"))
+    for file in weights.get("files", ()):
+        status = file["standing"]
+        status = {"known": "as published", "unknown": "unknown provenance"}.get(status, status)
+        size, digest = f"{file['size']:,} bytes", f"sha256 {file['sha256'][:16]}…"
+        lines.append(("", f"{file['name']}  {size}, {digest}, {status}"))
+    lines += [("note" if not at else "", note) for at, note in enumerate(weights.get("notes", ()))]
+    inputs = {key: value for key, value in report.inputs.items() if key != "not_run"}
+    lines.append(("inputs", ", ".join(f"{key} {value}" for key, value in inputs.items())))
+    lines += [
+        ("not run", f"{backend}: {why}")
+        for backend, why in report.inputs.get("not_run", {}).items()
+    ]
+    if hidden := [one["tap"] for one in report.plan.exempt if one["backend"] == "candidate"]:
+        kinds = dict.fromkeys(re.sub(r"^h\.\d+\.", "h.*.", tap) for tap in hidden)
+        lines.append(("not shown", f"{len(hidden)} taps of the candidate: {', '.join(kinds)}"))
+    versions = ("torch", "transformers", "threads")
+    found = [f"{name} {report.environment[name]}" for name in versions if report.environment]
+    lines.append(("environment", ", ".join(found)))
+    return Section(name="heading", rows=lines, folds=(1,))
+
+
+def _wrong(wrong: WrongOperation, title: str) -> Section:
+    """Return what a candidate computes otherwise than the reference."""
+    facts = {
+        "code": wrong.code,
+        "reference tap": wrong.tap,
+        "diagnosis": wrong.diagnosis,
+        "fix": wrong.fix,
+    }
+    return Section(
+        name="wrong",
+        title=f"{title}: {wrong.place or 'no operation takes its inputs'}",
+        rows=[(f"  {name}", fact) for name, fact in facts.items() if fact],
+        folds=(1,),
+        failed=True,
+    )
+
+
+def _divergence(first: FirstDivergence, report: Report) -> Section:
+    """Return the facts about the first failing tap."""
+    row = first.row
+    values = f"ours {number(row.value_ours)}, {row.against} {number(row.value_against)}"
+    # Hugging Face's own error is in rows against the oracle alone.
+    theirs = next(
+        (
+            other.error_reference
+            for other in report.results
+            if (other.tap, other.mode, other.backend) == (row.tap, row.mode, row.backend)
+            and other.error_reference is not None
+        ),
+        None,
+    )
+    run = dict.fromkeys([row.backend, row.dtype, row.mode])  # the float64 mode runs in float64
+    facts = {
+        "backend": f"{', '.join(run)}, against {row.against}",
+        "found": first.why,
+        "likely cause": first.suspects,
+        "shape": row.shape and str(list(row.shape)),
+        "worst at": row.worst_index and f"{list(row.worst_index)}: {values}",
+        "errors": row.error_ours
+        and f"ours {number(row.error_ours)}"
+        + (f", Hugging Face's {number(theirs)}" if theirs is not None else ""),
+        "ratio": row.ratio and f"{number(row.ratio)} (bound {row.bound:g})",
+        "amplification": row.amplification
+        and f"{number(row.amplification)} times the error of its inputs",
+        "required tolerance": row.required_tolerance and number(row.required_tolerance),
+    }
+    return Section(
+        name="divergence",
+        title=f"first divergence: {first.tap}",
+        rows=[(f"  {name}", fact) for name, fact in facts.items() if fact],
+        folds=(1,),
+        failed=True,
+    )
+
+
+def number(value: float | None) -> str:
+    """Return a number with three significant digits."""
+    return "unknown" if value is None else f"{value:.3g}"
+
+
+# The table of rows.
+
+_MODES = {
+    Mode.EXACT: ("mismatches", "mismatches: elements", "{:,.0f}"),
+    Mode.FLOAT64: ("float64", "float64: largest error / RMS", "{:.2e}"),
+    Mode.END_TO_END: ("end-to-end", "end-to-end", "{:.3g}"),
+    Mode.PER_OP: ("per-op", "per-op", "{:.3g}"),
+}
+"""For each mode the column's name, the meaning of its numbers, and their format."""
+
+
+def _table(report: Report) -> Section:
+    """Return a line for each block, and for each tap of a block that differs."""
+    modes = [mode for mode in _MODES if any(row.mode is mode for row in report.results)]
+    lines: list[list[str]] = []
+    marks: list[str] = []
+    for name, rows in _folded(report):
+        for backend in report.plan.per_backend:
+            chosen = [row for row in rows if row.backend == backend]
+            if chosen:
+                cells = [cell([row for row in chosen if row.mode is mode]) for mode in modes]
+                mark = mark_of(chosen, report)
+                lines.append([name, backend, *cells, _WORDS[mark]])
+                marks.append(mark)
+    bounds = [_bound([row for row in report.results if row.mode is mode]) for mode in modes]
+    lines.append(["bound", "", *bounds, ""])
+    marks.append(NOTE)
+    for at in range(2, 2 + len(modes)):  # digits stay below digits
+        if any(line[at].endswith(BEYOND) for line in lines):
+            for line in lines:
+                line[at] += "" if line[at].endswith(BEYOND) else " "
+    meanings = [_MODES[mode][1] for mode in modes]
+    if relative := [one for one in meanings if ":" not in one]:
+        meanings = [one for one in meanings if ":" in one]
+        meanings.append(f"{', '.join(relative)}: error / Hugging Face's error")
+    if any(mark in (GUILTY, INHERITED) for mark in marks):
+        meanings += [f"{BEYOND} beyond the bound", "follows: its inputs were wrong already"]
+    return Section(
+        name="rows",
+        columns=("tap", "backend", *(_MODES[mode][0] for mode in modes), ""),
+        rows=lines,
+        marks=marks,
+        right=range(2, 2 + len(modes)),
+        folds=(0,),
+        note="; ".join(meanings),
+    )
+
+
+_WORDS = {GUILTY: "WRONG", INHERITED: "follows", "": "ok"}
+
+
+def mark_of(rows: Sequence[Row], report: Report) -> str:
+    """Return whether an operation of some rows is wrong, or only their inputs."""
+    failing = [row for row in rows if row.status is not Status.PASS]
+    if not failing:
+        return ""
+    first = report.first_divergence
+    named = {first.tap} if first is not None else set()
+    named |= {wrong.tap.partition(",")[0] for wrong in report.wrong}
+    for row in failing:
+        own = row.mode in (Mode.EXACT, Mode.PER_OP) or row.status is not Status.FAIL
+        if own or row.tap in named or first is None:
+            return GUILTY
+    return INHERITED
+
+
+def _folded(report: Report) -> list[tuple[str, list[Row]]]:
+    """Return (name, rows) for each line, in network order."""
+    groups: dict[str, dict[str, list[Row]]] = {}
+    for row in report.results:
+        parts = row.tap.split(".")
+        group = ".".join(parts[:2]) if parts[0] == "h" else parts[0]
+        groups.setdefault(group, {}).setdefault(row.tap, []).append(row)
+    # Where every block passes, the growth of its error is of interest.
+    shortens = report.verdict is Verdict.FAIL or all(r.mode is Mode.EXACT for r in report.results)
+    lines: list[tuple[str, list[Row]]] = []
+    seen: list[list[str]] = []  # the operations at fault of each block that has lines of its own
+    alike: list[str] = []  # blocks that are like one of these, in the last line
+    alike_fail = False
+    for group, taps in groups.items():
+        fault = [tap.split(".", 2)[-1] for tap in taps if _differs({tap: taps[tap]}, Mode.PER_OP)]
+        together = [row for of_tap in taps.values() for row in of_tap]
+        fails = _differs(taps)
+        if len(taps) == 1 or (fails and (not seen or (fault and fault not in seen))):
+            lines += _runs(taps)
+            seen += [fault] * (len(taps) > 1)
+            alike = []
+        elif not fails and not (shortens and group.startswith("h.")):
+            lines.append((f"{group} ({len(taps)})", together))
+            alike = []
+        else:
+            joins = alike and alike_fail == fails
+            before = lines.pop()[1] if joins else []
+            alike = [*alike, group] if joins else [group]
+            alike_fail = fails
+            name = group if len(alike) == 1 else f"{alike[0]} to {group}"
+            count = len({row.tap for row in (*before, *together)})
+            lines.append((f"{name} ({count})", before + together))
+    return lines
+
+
+_RUN = 3
+"""Right operations in a row that are one line in a block with a wrong one."""
+
+
+def _runs(taps: Mapping[str, list[Row]]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield a line for each tap, or for several right ones in a row."""
+    for fails, run in groupby(taps, key=lambda tap: _differs({tap: taps[tap]})):
+        names = list(run)
+        if fails or len(names) < _RUN:
+            yield from ((name, taps[name]) for name in names)
+        else:
+            last = names[-1].split(".", 2)[-1]
+            rows = [row for name in names for row in taps[name]]
+            yield f"{names[0]} to {last} ({len(names)})", rows
+
+
+def _differs(taps: Mapping[str, Sequence[Row]], mode: Mode | None = None) -> bool:
+    """Return whether a row of some taps does not pass, in one mode or in any."""
+    return any(
+        row.status is not Status.PASS and mode in (None, row.mode)
+        for rows in taps.values()
+        for row in rows
+    )
+
+
+def cell(rows: Sequence[Row]) -> str:
+    """Return the worst number of some rows of a mode, or the status that they have instead."""
+    stopped = [row for row in rows if row.required_tolerance is None]
+    if stopped:
+        return stopped[0].status.value
+    if not rows:
+        return ""
+    worst = max(row.required_tolerance or 0.0 for row in rows)
+    failed = any(row.status is not Status.PASS for row in rows)
+    return _MODES[rows[0].mode][2].format(worst) + (BEYOND if failed else "")
+
+
+def _bound(rows: Sequence[Row]) -> str:
+    """Return the bound that most of the rows have."""
+    bounds = [row.bound for row in rows if row.bound] or [0.0]
+    return f"{max(bounds, key=bounds.count):g}"
+
+
+# What comes after the rows.
+
+_EFFECTS = {
+    "loss_ours": "loss, ours",
+    "loss_oracle": "loss, oracle",
+    "log_softmax_largest": "largest change of a log-probability",
+    "kl_largest": "largest KL divergence of a position",
+    "top1_agreement": "same first choice",
+    "top5_agreement": "same first five",
+    "rank_change_largest": "largest change of rank in the first five",
+}
+
+
+def _effects(by_backend: Mapping[str, Mapping[str, float]]) -> Section:
+    """Return how loss, probabilities and rankings change."""
+    losses = ("loss_ours", "loss_oracle")  # they differ in late digits
+    return Section(
+        name="effects",
+        columns=("effect on the logits", *by_backend),
+        rows=[
+            [
+                label,
+                *(
+                    f"{values[name]:.8g}" if name in losses else number(values[name])
+                    for values in by_backend.values()
+                ),
+            ]
+            for name, label in _EFFECTS.items()
+        ],
+        right=range(1, len(by_backend) + 1),
+        folds=(0,),
+    )
+
+
+def _findings(report: Report) -> Section:
+    words = {True: "ok", False: "PROBLEM", None: ""}
+    rows = [
+        (one.name, one.found + f" ({one.why})" * (one.fit is False), words[one.fit])
+        for one in report.findings
+    ]
+    return Section(name="findings", rows=rows, folds=(1,))
+
+
+def _reason(reason: Reason) -> Section:
+    facts = [("  where", reason.where), ("  fix", reason.fix)]
+    return Section(name="reasons", title=reason.what, rows=facts, folds=(1,))
+
+
+def _explanation(report: Report) -> Iterator[Section]:
+    """Yield the histogram of errors, the worst elements, and the amplification of the tap."""
+    explanation = report.explanation or {}
+    tap = str(explanation["tap"])
+    for name, seen in explanation["runs"].items():
+        counts: Mapping[str, int] = seen["histogram"]
+        most = max([*counts.values(), 1])
+        yield Section(
+            name="explanation",
+            title=f"errors at {tap}, {name}: absolute differences from the oracle",
+            rows=[(f"  {at}", f"{n:,}", "#" * round(40 * n / most)) for at, n in counts.items()],
+            lines=[
+                f"  {worst['index']}  ours {worst['ours']:.9g}  oracle {worst['oracle']:.9g}"
+                f"  difference {worst['difference']:.3g}"
+                for worst in seen["worst"]
+            ],
+        )
+    rows = [
+        f"  {row.backend}, {row.dtype} {row.mode} against {row.against}: error "
+        f"{number(row.error_ours)}, {number(row.amplification)} times that of its inputs"
+        for row in report.results
+        if row.tap == tap
+    ]
+    yield Section(name="explanation", title=f"errors at {tap} and of its inputs", lines=rows)
+
+
+def _next_step(report: Report) -> str:
+    """Return a command that looks closer at a failure; "" if there is none."""
+    first = report.first_divergence
+    asks = report.check == "layerwise" and report.command and report.explanation is None
+    if first is None or not asks or "--explain" in report.command:
+        return ""
+    words = shlex.split(report.command)
+    kept = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not {before, word} & {"--output", "--format", "--quiet"} or before == "--quiet"
+    ]
+    kept = [word for word in kept if not word.startswith(("--output=", "--format="))]
+    return shlex.join([*kept, "--explain", first.tap])

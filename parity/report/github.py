@@ -1,0 +1,69 @@
+"""A report as GitHub Actions' annotations: a line each, with file and line where there is one.
+
+The Markdown goes to the job's summary: the file that `GITHUB_STEP_SUMMARY` names.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from parity.core.results import Report, Verdict
+from parity.report import markdown
+from parity.report.content import verdict_line
+from scratch_gpt.cli import reporting_write_errors
+
+
+def render(report: Report) -> str:
+    """Return the annotations, and a last line with the verdict."""
+    lines = [*_annotations(report), f"{report.verdict.value.upper()}  {verdict_line(report)}"]
+    return "\n".join(lines) + "\n"
+
+
+def append_summary(report: Report) -> None:
+    """Append the report to the job's summary, if there is one.
+
+    Raises:
+        EnvironmentUnfitError: It cannot be written.
+    """
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with reporting_write_errors(path), Path(path).open("a", encoding="utf-8") as stream:
+            stream.write(markdown.render(report))
+
+
+def _annotations(report: Report) -> Iterator[str]:
+    level = "error" if report.verdict in (Verdict.FAIL, Verdict.ERROR) else "warning"
+    title = f"parity {report.check}"
+    for wrong in report.wrong:
+        parts = [wrong.tap, wrong.diagnosis, wrong.fix and f"fix: {wrong.fix}"]
+        message = "\n".join(part for part in parts if part)
+        yield _annotation(level, title, message, wrong.file, wrong.line)
+    first = report.first_divergence
+    if first is not None and not report.wrong:
+        cause = first.suspects and f"likely cause: {first.suspects}"
+        message = "\n".join(p for p in (f"first divergence: {first.tap}", first.why, cause) if p)
+        yield _annotation(level, title, message)
+    for reason in report.reasons:
+        message = f"{reason.what}\n{reason.where}\nfix: {reason.fix}"
+        yield _annotation(level, title, message)
+    if report.verdict is Verdict.PASS:
+        yield _annotation("notice", title, f"PASS  {verdict_line(report)}")
+
+
+def _annotation(level: str, title: str, message: str, file: str = "", line: int = 0) -> str:
+    fields = {"file": _relative(file), "line": str(line or ""), "title": title}
+    listed = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in fields.items() if value)
+    return f"::{level} {listed}::{_escaped(message)}"
+
+
+def _relative(file: str) -> str:
+    """Return a path from the checkout's folder, which GitHub needs; another one as it is."""
+    root = os.environ.get("GITHUB_WORKSPACE", Path.cwd())
+    path = Path(file)
+    return path.relative_to(root).as_posix() if file and path.is_relative_to(root) else file
+
+
+def _escaped(text: str, more: str = "") -> str:
+    """Return text as GitHub reads it back: `%`, line ends and some characters by their codes."""
+    for character in ("%", "\r", "\n", *more):
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text

@@ -1,0 +1,411 @@
+"""Make the pages of docs/faults: one for every fault of the registry, and an index.
+
+    python tests/fault_pages.py              write the pages from the registry and the record
+    python tests/fault_pages.py --measure    make the record first, docs/faults/measured.json
+
+The record has the error of every tensor, in float64, for each fault of the forward and the backward
+pass in the tiny model. Errors are ten times their decimal logarithm, rounded. A page has no number
+from anywhere else, so that a test can compare the pages with the record and the registry.
+"""
+
+import argparse
+import ast
+import itertools
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from parity.checks.generation import faults as generation
+from parity.checks.generation.faults import GenerationFault
+from parity.checks.gradients import faults as backward
+from parity.checks.gradients.faults import BACKWARD_FAULTS, BackwardFault
+from parity.checks.tokens import faults as tokenizer
+from parity.checks.tokens.faults import TokenizerFault
+from parity.checks.training import faults as training
+from parity.checks.training.faults import TrainingFault
+from parity.checks.training.runners import VARIANTS
+from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
+from parity.faults import forward, forward_faults
+from parity.faults.forward import FORWARD_FAULTS, ForwardFault
+from parity.faults.registry import Fault, faults_of
+
+FOLDER = Path(__file__).parents[1] / "docs" / "faults"
+RECORD = "measured.json"
+MODULES = (forward_faults, forward, backward, training, tokenizer, generation)
+BLOCK = 3
+SMALLEST, LARGEST = -170, 40
+"""Limits of a picture: errors of 1e-17 and 1e4."""
+
+
+# Measure.
+
+
+def measure() -> dict[str, Any]:
+    """Return the errors of every fault of the forward and the backward pass."""
+    from parity.checkpoints.load import load_weights
+    from parity.checks.gradients.check import gradients
+    from parity.checks.layerwise import layerwise
+    from parity.core import inputs
+    from parity.core.results import Mode
+    from parity.core.runners import build_huggingface, build_ours
+
+    weights = load_weights("tiny")
+    ours, theirs = build_ours(weights).with_backend("plain"), build_huggingface(weights)
+    size = ours.config.vocab_size
+    one = inputs.seeded(batch=1, time=37, vocab_size=size, seed=0).token_ids
+    two = inputs.seeded(batch=2, time=37, vocab_size=size, seed=0).token_ids
+
+    def record(model: Any, faults: Mapping[str, Fault], injected: Any, of: str) -> dict[str, Any]:  # noqa: ANN401
+        def errors(name: str | None) -> tuple[dict[str, float | None], Any]:
+            faulty = model if name is None else injected(model, name, BLOCK)
+            if of == "layerwise":
+                report = layerwise({"plain": faulty}, theirs, one, modes=[Mode.FLOAT64])
+                rows = [row for row in report.results if row.against == "oracle"]
+            else:
+                report = gradients({"plain": faulty}, theirs, two, dtype="float64")
+                rows = [row for row in report.results if row.against == "huggingface"]
+            return {row.tap: row.error_ours for row in rows}, report.first_divergence
+
+        right, _ = errors(None)
+        found: dict[str, Any] = {
+            "tensors": list(right),
+            "right": list(map(logarithm, right.values())),
+            "faults": {},
+        }
+        for name in faults:
+            wrong, first = errors(name)
+            last = "logits" if of == "layerwise" else "tokens_embed.weight"
+            found["faults"][name] = {
+                "first": first.tap,
+                "error": number(wrong[first.tap]),
+                "last": number(wrong[last]),
+                "causes": first.suspects,
+                "errors": [logarithm(wrong.get(tap)) for tap in right],
+            }
+        return found
+
+    return {
+        "layerwise": record(ours, FORWARD_FAULTS, forward.inject, "layerwise"),
+        "gradients": record(ours, BACKWARD_FAULTS, backward.inject, "gradients"),
+    }
+
+
+def logarithm(error: float | None) -> int | None:
+    """Return ten times the decimal logarithm; None for a tensor of another shape."""
+    if error is None or math.isnan(error):
+        return None
+    tenth = 10 * math.log10(error) if error else SMALLEST
+    return round(min(max(tenth, SMALLEST), LARGEST))
+
+
+def number(error: float | None) -> str:
+    """Return an error in two digits, or that there is none."""
+    return "another shape" if error is None else f"off by {error:.1e}"
+
+
+def dumped(record: Mapping[str, Any]) -> str:
+    """Return the record as JSON, a row for each fault."""
+    parts = []
+    for check, found in record.items():
+        rows = [f"   {json.dumps(n)}: {json.dumps(e)}" for n, e in found["faults"].items()]
+        fields = [f"  {json.dumps(key)}: {json.dumps(found[key])}" for key in ("tensors", "right")]
+        fields.append('  "faults": {\n' + ",\n".join(rows) + "\n  }")
+        parts.append(f" {json.dumps(check)}: {{\n" + ",\n".join(fields) + "\n }")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+# The code of a fault.
+
+
+@cache
+def snippets() -> dict[str, tuple[str, str]]:
+    """Return the file and the code of each fault, as its module has it."""
+    found = {}
+    for module in MODULES:
+        path = Path(str(module.__file__))
+        source = path.read_text(encoding="utf-8")
+        home = Path(*path.parts[path.parts.index("parity", -5) :]).as_posix()
+        for node in ast.walk(ast.parse(source)):
+            for name, code in _registered(node):
+                lines = ast.get_source_segment(source, code, padded=True) or ""
+                decorators = getattr(code, "decorator_list", [])[1:]
+                above = [f"@{ast.get_source_segment(source, one)}\n" for one in decorators]
+                found[name] = home, "".join(above) + textwrap.dedent(lines)
+    return found
+
+
+def _registered(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Yield the names and the code of the faults that a node registers itself."""
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple):
+                yield str(key.value), value.elts[-1]
+    for call in getattr(node, "decorator_list", [])[:1]:
+        if _is_register(call):
+            yield str(call.args[0].value), node
+    if isinstance(node, ast.Call) and _is_register(node.func):
+        yield str(node.func.args[0].value), node.args[0]  # type: ignore[attr-defined]
+
+
+def _is_register(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "register"
+        and isinstance(node.args[0], ast.Constant)
+    )
+
+
+# Pictures.
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 220, 46, 10, 22, 24
+STYLE = (
+    "text{font:11px sans-serif;fill:#555}path{fill:none}.g{stroke:#ddd}.b{stroke:#888;"
+    "stroke-dasharray:4 3}.r{stroke:#999}.w{stroke:#c22;stroke-width:1.5}circle{fill:#c22}"
+    "@media(prefers-color-scheme:dark){text{fill:#aaa}.g{stroke:#333}.w{stroke:#f66}"
+    "circle{fill:#f66}}"
+)
+
+
+def picture(tensors: Sequence[str], right: Sequence[int | None], fault: Mapping[str, Any]) -> str:
+    """Return an SVG: the error of each tensor, of the model with the fault and without."""
+
+    def x(place: int) -> int:
+        return round(LEFT + place * (WIDTH - LEFT - RIGHT) / (len(tensors) - 1))
+
+    def y(tenth: int | None) -> int:
+        part = (LARGEST - (LARGEST if tenth is None else tenth)) / (LARGEST - SMALLEST)
+        return round(TOP + part * (HEIGHT - TOP - BOTTOM))
+
+    def line(tenths: Sequence[int | None]) -> str:
+        points = [(x(place), y(tenth)) for place, tenth in enumerate(tenths)]
+        steps = [
+            f"{b[0] - a[0]}{'' if b[1] < a[1] else ' '}{b[1] - a[1]}"
+            for a, b in itertools.pairwise(points)
+        ]
+        return f"M{points[0][0]} {points[0][1]}l" + " ".join(steps)
+
+    blocks = [place for place, name in enumerate(tensors) if _starts_block(tensors, place)]
+    grid = "".join(f"M{x(place)} {TOP}V{HEIGHT - BOTTOM}" for place in blocks)
+    labels = "".join(
+        f'<text x="{x(place) + 2}" y="{HEIGHT - 8}">{_block(tensors[place])}</text>'
+        for place in blocks
+    )
+    scale = "".join(
+        f'<text x="4" y="{y(tenth) + 4}">1e{tenth // 10:+d}</text>' for tenth in range(-150, 31, 30)
+    )
+    place = tensors.index(fault["first"])
+    at, side = x(place), "start" if place < len(tensors) / 2 else "end"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
+        f"<title>error of each tensor; the first wrong one is {fault['first']}</title>"
+        f'<style>{STYLE}</style><path class="g" d="{grid}"/>{labels}{scale}'
+        f'<path class="b" d="M{LEFT} {y(-90)}H{WIDTH - RIGHT}"/>'
+        f'<path class="r" d="{line(right)}"/><path class="w" d="{line(fault["errors"])}"/>'
+        f'<circle cx="{at}" cy="{y(fault["errors"][place])}" r="4"/>'
+        f'<text x="{at}" y="14" text-anchor="{side}">{fault["first"]}</text></svg>\n'
+    )
+
+
+def _block(name: str) -> str:
+    return name.split(".")[1] if name.startswith("h.") else ""
+
+
+def _starts_block(tensors: Sequence[str], place: int) -> bool:
+    name = _block(tensors[place])
+    return bool(name) and (place == 0 or _block(tensors[place - 1]) != name)
+
+
+# Pages.
+
+COMMANDS = {
+    ForwardFault: "layerwise --weights tiny --seq-len 37 --backend plain",
+    BackwardFault: "gradients --weights tiny --seq-len 37 --backend plain",
+    TrainingFault: "training --weights tiny",
+    TokenizerFault: "tokens",
+    GenerationFault: "generation --weights tiny",
+}
+RIGHT_CODE = {
+    BackwardFault: "autograd computes the right gradient; of a hand-written backward pass, compare "
+    "each term with [`fused_ops.py`](../../scratch_gpt/kernels/fused_ops.py)",
+    TrainingFault: "the right step is `TrainingStep` in "
+    "[`runners.py`](../../parity/checks/training/runners.py)",
+    TokenizerFault: "the right tokenizer is "
+    "[`scratch_gpt/tokenizer`](../../scratch_gpt/tokenizer/tokenizer.py)",
+}
+
+
+def kind_of(fault: Fault) -> type[Fault]:
+    """Return the kind of a fault, a key of `COMMANDS`."""
+    return next(kind for kind in COMMANDS if isinstance(fault, kind))
+
+
+def _options(fault: Fault) -> str:
+    block = f"@{BLOCK}" if "{i}" in fault.at or fault.at == "<before" else ""
+    options = f" --inject-fault {fault.name}{block}"
+    if isinstance(fault, TrainingFault) and fault.dropout:
+        options += " --backend plain --dropout"
+    if isinstance(fault, TokenizerFault) and fault.of == ("original",):
+        options += " --pretokenizer original"
+    return options
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
+    """Return the page of a fault."""
+    kind = kind_of(fault)
+    command = COMMANDS[kind]
+    check = command.split()[0]
+    right = f" {_sentence(fault.right)}." if isinstance(fault, ForwardFault) else ""
+    lines = [f"# {fault.name}", "", f"{_sentence(fault.what)}.{right}", "", "## Symptom", ""]
+    if measured:
+        what = (
+            "the tensor of logits"
+            if check == "layerwise"
+            else "the gradient of the token embedding"
+        )
+        where = (
+            f"`{measured['first']}`"
+            if check == "layerwise"
+            else (f"the gradient of `{measured['first']}`")
+        )
+        lines += [
+            (
+                f"`{check}` fails first at {where}: {measured['error']}. "
+                f"In the end, {what} is {measured['last']}."
+            ),
+            "",
+            f"![The error of each tensor, log scale]({fault.name}.svg)",
+            "",
+            (
+                "Errors are the largest difference over the tensor's RMS, in the order of the "
+                "computation; the numbers are blocks. Red: with the fault. Grey: without it. "
+                "Dashed: the bound."
+            ),
+        ]
+    else:
+        names = {"variant": "openai", "moving": 2 - VARIANTS["openai"], "last": 11}
+        lines += [f"`{check}` fails first at `{fault.first_seen(**names)}`."]
+    if isinstance(fault, TrainingFault):
+        lines += ["", f"The cause in the report has these words: {fault.look_for}."]
+    lines += [
+        *("", "```sh", f"python -m parity.check {command}{_options(fault)}", "```", ""),
+        *("## Cause in code", ""),
+    ]
+    home, code = snippets()[fault.name]
+    lines += [f"As [`{home}`](../../{home}) injects it:", "", "```python", code, "```", ""]
+    if measured and measured["causes"]:
+        lines += [f"Other causes at this tensor: {measured['causes']}.", ""]
+    lines += ["## Fix", ""]
+    if isinstance(fault, ForwardFault):
+        return "\n".join([*lines, "```text", fault.fix, "```", ""])
+    if isinstance(fault, GenerationFault):
+        owner, function = fault.replaces
+        module = getattr(owner, "__module__", owner.__name__ if hasattr(owner, "__name__") else "")
+        file = module.replace(".", "/") + ".py"
+        name = f"{owner.__name__}.{function}" if isinstance(owner, type) else function
+        return "\n".join([*lines, f"`{name}` in [`{file}`](../../{file}) is right.", ""])
+    if isinstance(fault, TrainingFault) and fault.change:
+        fix = "the right code is [`dropout.py`](../../scratch_gpt/dropout.py) and its calls"
+    else:
+        fix = RIGHT_CODE[kind]
+    return "\n".join([*lines, f"{_sentence(fix)}.", ""])
+
+
+GROUPS = {
+    "embeddings": "Embeddings",
+    "attn.query": "Query, key and value",
+    "attn.scores": "Attention scores",
+    "attn.weights": "Mask and softmax",
+    "attn.context": "Attention output",
+    "ln_1": "Residual sums and norms",
+    "mlp.c_fc": "Feed-forward layer",
+    "logits": "Head",
+}
+STARTS = {"attn": "attn.context", "attn.key": "attn.query", "ln_1.input": "ln_1"}
+STARTS |= {"ln_2.input": "ln_1", "ln_2": "ln_1", "mlp": "mlp.c_fc", "mlp.gelu": "mlp.c_fc"}
+TITLES = {
+    BackwardFault: "Backward pass",
+    TrainingFault: "Training",
+    TokenizerFault: "Tokenizer",
+    GenerationFault: "Generation",
+}
+
+
+def group_of(fault: Fault) -> str:
+    """Return the heading of a fault in the index."""
+    if not isinstance(fault, ForwardFault):
+        return TITLES[kind_of(fault)]
+    parts = fault.at.split(".", 2)
+    tap = parts[2] if parts[0] == "h" else parts[0]
+    known = {kind.name for kind in (*EMBEDDING_KINDS, *BLOCK_KINDS, *OUTPUT_KINDS)}
+    assert tap in known, tap
+    return GROUPS[STARTS.get(tap, tap)]
+
+
+def index(faults: Mapping[str, Fault]) -> str:
+    """Return the index, grouped by the place of the fault."""
+    lines = [
+        "# Faults",
+        "",
+        (
+            f"Every mistake that the checks are tested with: {len(faults)} in all, each with its "
+            "symptom, its cause in code and the fix. Re-implementations of GPT-1 really have them. "
+            "`--inject-fault NAME` puts one into our model; `--inject-fault list` lists them."
+        ),
+        "",
+        "Start from the first tensor that your report names, or from a word such as mask.",
+    ]
+    for group in (*GROUPS.values(), *TITLES.values()):
+        members = [fault for fault in faults.values() if group_of(fault) == group]
+        lines += ["", f"## {group}", "", "| fault | mistake | first seen at |", "|---|---|---|"]
+        lines += [f"| [{f.name}]({f.name}.md) | {f.what} | `{f.at}` |" for f in members]
+    lines += [
+        "",
+        (
+            f"The pictures show [recorded numbers]({RECORD}) of the tiny model. `make fault-pages` "
+            'writes the pages, and `make fault-pages ARGS="--measure"` records the numbers again.'
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def pages(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the text of every file of the folder by name, except the record."""
+    faults = faults_of(Fault)
+    found = {"README.md": index(faults)}
+    for name, fault in faults.items():
+        of = record.get(COMMANDS[kind_of(fault)].split()[0])
+        measured = of["faults"][name] if of else None
+        found[f"{name}.md"] = page(fault, measured)
+        if of:
+            found[f"{name}.svg"] = picture(of["tensors"], of["right"], of["faults"][name])
+    return found
+
+
+def main() -> None:
+    """Write the pages."""
+    parser = argparse.ArgumentParser(description="Write the pages of docs/faults.")
+    parser.add_argument("--measure", action="store_true", help="make the record first")
+    path = FOLDER / RECORD
+    FOLDER.mkdir(exist_ok=True)
+    if parser.parse_args().measure:
+        path.write_text(dumped(measure()), encoding="utf-8")
+    found = pages(json.loads(path.read_text(encoding="utf-8")))
+    for old in FOLDER.iterdir():
+        if old.name != RECORD and old.name not in found:
+            old.unlink()
+    for name, text in found.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""Every form of a report has the same verdict, counts and first divergence, and obeys no name."""
+
+import dataclasses
+import html
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from parity.core.metrics import Status
+from parity.core.results import (
+    FirstDivergence,
+    ParityFailedError,
+    Plan,
+    Reason,
+    Report,
+    Section,
+    Verdict,
+    WrongOperation,
+    error_report,
+)
+from parity.errors import EnvironmentUnfitError, ExitCode, InputRejectedError, UsageError
+from parity.report import FORMS, form_of, rendered
+from parity.report import json as json_form
+from parity.report.markdown import text as markdown_text
+
+Check = Callable[..., Any]
+Stand = Callable[[object], None]
+
+WRONG = WrongOperation(
+    tap="h.3.mlp.gelu, and in blocks 4 to 11",
+    place="blocks.3.mlp, my_gpt.py:57, functional.gelu",
+    code="x = functional.gelu(x)",
+    fault="erf-gelu",
+    diagnosis="the erf form of GELU; GPT-1 has the tanh form",
+    fix='functional.gelu(x, approximate="tanh")',
+    file="my_gpt.py",
+    line=57,
+)
+
+
+@pytest.fixture
+def reports(report: Report) -> dict[str, Report]:
+    """Return six reports of different kinds; `report` has a fault in block 3."""
+    passing = [dataclasses.replace(row, status=Status.PASS) for row in report.results]
+    done = {"first_divergence": None, "explanation": None, "exit_code": ExitCode.PASS}
+    passed = dataclasses.replace(report, results=passing, verdict=Verdict.PASS, **done)
+    reason = Reason(what="it is dead", where="h.3", fix="train it", code=ExitCode.INCONCLUSIVE)
+    counted = Plan.of({"plain": (173, 171), "fused": (9, 9)})
+    error = InputRejectedError("no such file", where="a.bin", fix="name another")
+    unsure = {"verdict": Verdict.INCONCLUSIVE, "exit_code": ExitCode.INCONCLUSIVE}
+    return {
+        "fault": report,
+        "pass": passed,
+        "candidate": dataclasses.replace(report, wrong=[WRONG]),
+        "inconclusive": dataclasses.replace(passed, reasons=[reason], plan=counted, **unsure),
+        "own sections": dataclasses.replace(
+            passed, check="tokens", sections=[Section(title="strings", rows=[("a", "1")])]
+        ),
+        "error": error_report(error, "layerwise"),
+    }
+
+
+def words(form: str, report: Report) -> str:
+    """Return a report's words in one form, without markup."""
+    made = rendered(report, form)
+    if form == "json":
+        # The counts are numbers there.
+        found = json.loads(made)
+        counts = " ".join(f"{a} of {b}" for b, a in found["plan"]["per_backend"].values())
+        return f"{made} {found['verdict'].upper()} {counts}"
+    if form == "junit":
+        cases = ET.fromstring(made).iter("testcase")  # noqa: S314 - our own
+        # A pass has no failing case, and each compared tap is a case of its own.
+        if report.verdict is Verdict.PASS:
+            assert not [c for c in cases if c.find("failure") is not None]
+            return made + "PASS " + " ".join(f"{b} of {a}" for a, b in counts_of(report))
+        return html.unescape(made)
+    if form == "html":
+        return html.unescape(re.sub(r"<[^>]*>", " ", made))
+    if form == "markdown":
+        made = html.unescape(re.sub(r"<!-- -->", "", made))
+        return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", made)
+    return made.replace("%0A", "\n").replace("%25", "%")
+
+
+def counts_of(report: Report) -> list[tuple[int, int]]:
+    return list(report.plan.per_backend.values())
+
+
+KINDS = ("fault", "pass", "candidate", "inconclusive", "own sections", "error")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_has_the_same_facts(form: str, kind: str, reports: dict[str, Report]) -> None:
+    report = reports[kind]
+    found = " ".join(words(form, report).split())
+    assert report.verdict.value.upper() in found
+    for planned, done in counts_of(report):
+        assert f"{done} of {planned}" in found
+    if report.first_divergence is not None:
+        assert report.first_divergence.tap in found
+    for wrong in report.wrong:
+        assert wrong.diagnosis in found
+        assert "57" in found
+    for reason in report.reasons:
+        assert all(part in found for part in (reason.what, reason.where, reason.fix))
+
+
+HOSTILE = (
+    "\x1b[31m<script>alert(1)</script>\x07|`*_[x](http://a.b)@you #12 ::error::%0A"
+    "\u202e\r\n&amp;\ufffe"
+)
+
+
+@pytest.fixture
+def hostile(report: Report) -> Report:
+    row = dataclasses.replace(report.results[0], tap=HOSTILE, status=Status.EXTRA, detail=HOSTILE)
+    return dataclasses.replace(
+        report,
+        check="layerwise",
+        command=HOSTILE,
+        summary=HOSTILE,
+        results=[row, *report.results[1:]],
+        first_divergence=FirstDivergence(tap=HOSTILE, why=HOSTILE, suspects=HOSTILE, row=row),
+        wrong=[WrongOperation(**{**vars(WRONG), "tap": HOSTILE, "file": HOSTILE, "fix": HOSTILE})],
+        reasons=[Reason(what=HOSTILE, where=HOSTILE, fix=HOSTILE, code=ExitCode.FAIL)],
+        sections=[Section(title=HOSTILE, rows=[[HOSTILE] * 2], note=HOSTILE, lines=[HOSTILE])],
+        inputs={HOSTILE: HOSTILE, "not_run": {HOSTILE: HOSTILE}},
+        identity={"weights": {"source": HOSTILE, "notes": [HOSTILE]}},
+        environment={**report.environment, "torch": HOSTILE},
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_hostile_name_stays_text(form: str, hostile: Report) -> None:
+    made = rendered(hostile, form)
+    shown = re.sub("[\n]", "", made)
+    assert "script" in made
+    assert shown.isprintable() or form == "junit"
+    if form in ("html", "markdown", "junit"):
+        assert not re.search(r"<script|<img|\son\w+=", made)
+    if form == "junit":
+        cases = list(ET.fromstring(made).iter("testcase"))  # noqa: S314 - our own
+        assert any("<script>" in case.get("name", "") for case in cases)
+    if form == "github":
+        commands = [line for line in made.splitlines() if line.startswith("::")]
+        assert len(commands) == 2  # the wrong operation and the reason
+        assert all(line.count("::") >= 2 and line.split("::")[1] for line in commands)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("h.3.attn_x*y", r"h.3.attn\_x\*y"),
+        ("a|b`c`", r"a\|b\`c\`"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+        ("[x](y)", r"\[x\](y)"),
+        ("@you", "@<!-- -->you"),
+        ("see #12", "see \\#<!-- -->12"),
+        ("http://a", "http:/<!-- -->/a"),
+        ("- item", r"\- item"),
+        ("1. item", r"1\. item"),
+        ("0.5", "0.5"),
+        ("two\nlines", "two lines"),
+    ],
+)
+def test_markdown_escapes(words: str, shown: str) -> None:
+    assert markdown_text(words) == shown
+
+
+def test_long_tables_of_markdown_are_folded(report: Report) -> None:
+    rows = [[str(number)] for number in range(50)]
+    made = rendered(
+        dataclasses.replace(report, sections=[Section(title="t", rows=rows)]), "markdown"
+    )
+    assert made.count("<details>") == made.count("</details>") == 1
+    assert made.index("<details>") < made.index("| 49 |") < made.index("</details>")
+
+
+# JUnit.
+
+
+def test_junit_has_a_case_per_tap_and_backend(report: Report) -> None:
+    exempt = [{"backend": "plain", "tap": "h.0.mlp", "reason": "it is not formed"}]
+    inputs = {**report.inputs, "not_run": {"triton": "no GPU"}}
+    planned = dataclasses.replace(report.plan, exempt=exempt)
+    made = rendered(dataclasses.replace(report, plan=planned, inputs=inputs, seconds=1.5), "junit")
+    top = ET.fromstring(made)  # noqa: S314 - our own
+    cases = {(case.get("classname"), case.get("name")): case for case in top.iter("testcase")}
+    failing = {row.tap for row in report.results if row.status is not Status.PASS}
+    failed = {name for (_, name), case in cases.items() if case.find("failure") is not None}
+    assert failed == failing | {"verdict"}
+    taps = {row.tap for row in report.results}
+    assert {name for (of, name) in cases if of == "parity.layerwise.plain"} == taps | {"h.0.mlp"}
+    skipped = {
+        case.find("skipped").get("message")
+        for case in cases.values()
+        if case.find("skipped") is not None
+    }  # type: ignore[union-attr]
+    assert skipped == {"no GPU", "it is not formed"}
+    assert (top.get("tests"), top.get("failures")) == (
+        str(len(list(top.iter("testcase")))),
+        str(len(failed)),
+    )
+    assert top.get("time") == "1.500"
+
+
+def test_a_report_without_failing_rows_fails_junit_by_its_verdict(
+    reports: dict[str, Report],
+) -> None:
+    top = ET.fromstring(rendered(reports["inconclusive"], "junit"))  # noqa: S314 - our own
+    (found,) = top.iter("error")
+    assert "it is dead" in (found.text or "")
+
+
+# GitHub.
+
+
+def test_an_annotation_has_file_and_line(
+    reports: dict[str, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
+    for file in ("my_gpt.py", str(tmp_path / "my_gpt.py")):
+        other = dataclasses.replace(WRONG, file=file)
+        lines = rendered(
+            dataclasses.replace(reports["fault"], wrong=[other]), "github"
+        ).splitlines()
+        assert lines[0].startswith("::error file=my_gpt.py,line=57,title=parity layerwise::h.3.mlp")
+        assert lines[0].endswith('%0Afix: functional.gelu(x, approximate="tanh")')
+    assert rendered(reports["inconclusive"], "github").startswith("::warning title=")
+    assert rendered(reports["pass"], "github").startswith("::notice title=parity layerwise::PASS")
+
+
+def test_the_summary_is_appended(
+    check: Check, stand_in: Stand, report: Report, tmp_path: Path
+) -> None:
+    stand_in(report)
+    summary = tmp_path / "summary.md"
+    summary.write_text("before\n", encoding="utf-8")
+    result = check("weights", "--format", "github", env={"GITHUB_STEP_SUMMARY": str(summary)})
+    assert result.exit_code == 1
+    text = summary.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- gpt1-parity -->\n## FAIL: layerwise\n")
+    missing = check(
+        "weights", "--format", "github", env={"GITHUB_STEP_SUMMARY": str(tmp_path / "no" / "x")}
+    )
+    assert (missing.exit_code, "no" in missing.stderr) == (5, True)
+
+
+# JSON.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_json_is_read_back(kind: str, reports: dict[str, Report], tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    reports[kind].save(path)
+    again = json_form.read_report(path)
+    assert json_form.render(again) == path.read_text(encoding="utf-8")
+    assert str(again) == str(reports[kind])
+    assert again.verdict is reports[kind].verdict
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_json_fits_its_schema(kind: str, reports: dict[str, Report]) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    document = json.loads(json_form.render(reports[kind]))
+    jsonschema.validate(document, json_form.schema())
+    for broken in ({"verdict": "maybe"}, {"results": [{}]}, {"plan": None}, {"schema_version": 3}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**document, **broken}, json_form.schema())
+
+
+def test_the_published_schema_is_current() -> None:
+    published = Path(json_form.__file__).with_name("report.schema.json")
+    assert json.loads(published.read_text(encoding="utf-8")) == json_form.schema()
+
+
+def test_a_row_is_a_line(report: Report) -> None:
+    lines = json_form.render(report).splitlines()
+    rows = [line for line in lines if line.startswith(' {"tap": ') and '"mode"' in line]
+    assert len(rows) == len(report.results)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ("[]", "schema_version is none"),
+        ('{"schema_version": 99}', "schema_version is 99"),
+        ('{"schema_version": 2}', "no report"),
+        ('{"schema_version": 2, "check": 5}', "no report"),
+    ],
+)
+def test_what_is_no_report_is_rejected(text: str, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputRejectedError, match=why) as raised:
+        json_form.read_report(path)
+    assert raised.value.where == str(path)
+
+
+# In Python.
+
+
+def test_a_report_is_saved_by_suffix(report: Report, tmp_path: Path) -> None:
+    for suffix in (".html", ".md", ".json", ".xml", ".txt"):
+        path = tmp_path / f"report{suffix}"
+        report.save(path)
+        first = path.read_text(encoding="utf-8")
+        report.save(str(path))  # an older report may be replaced
+        assert path.read_text(encoding="utf-8") == first == rendered(report, form_of(path))
+
+
+def test_other_files_are_kept(report: Report, tmp_path: Path) -> None:
+    for name in ("notes.md", "notes.html", "notes.json", "notes.xml"):
+        path = tmp_path / name
+        path.write_text("my own words", encoding="utf-8")
+        with pytest.raises(UsageError):
+            report.save(path)
+        assert path.read_text(encoding="utf-8") == "my own words"
+    with pytest.raises(UsageError, match="pdf"):
+        report.save(tmp_path / "a.pdf")
+    with pytest.raises(EnvironmentUnfitError):
+        report.save(tmp_path / "no folder" / "a.json")
+
+
+def test_a_report_raises_for_its_verdict(reports: dict[str, Report]) -> None:
+    reports["pass"].raise_for_verdict()
+    for kind in ("fault", "inconclusive", "error"):
+        with pytest.raises(ParityFailedError) as raised:
+            reports[kind].raise_for_verdict()
+        assert raised.value.report is reports[kind]
+        assert str(reports[kind]) in str(raised.value)
+
+
+def test_a_notebook_shows_the_page(report: Report) -> None:
+    shown = report._repr_html_()
+    assert shown.startswith("<iframe sandbox")
+    assert rendered(report, "html") in html.unescape(shown)
+    assert shown.count("<") == 2
+
+
+def test_the_command_and_its_time_are_reported(
+    check: Check, stand_in: Stand, report: Report, tmp_path: Path
+) -> None:
+    stand_in(report)
+    path = tmp_path / "a.json"
+    check("weights", "--output", str(path))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["command"]
+    assert type(found["seconds"]) is float
+    assert found["version"]
+    assert set(found["commit"]) <= set("0123456789abcdef-dirty")
