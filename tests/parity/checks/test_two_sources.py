@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from parity.checkpoints.export import Form, export
+from parity.checkpoints.export import FORMS, export
 from parity.checkpoints.tensor_files import TensorFiles, open_tensors
 from parity.checkpoints.weights import Weights
 from parity.checks import two_sources as module
@@ -44,8 +44,8 @@ def differing(report: Report) -> dict[str, str]:
 def folders(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of the tiny weights in Hugging Face's form, the release's, and our own."""
     home = tmp_path_factory.mktemp("forms")
-    for form in Form:
-        export(weights, home / form, form, overwrite=False, progress=no_progress)
+    for name, form in FORMS.items():
+        export(weights, home / name, form, overwrite=False, progress=no_progress)
     model = GPT(GPTConfig.from_huggingface(weights.config))
     model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.tensors.items()})
     model.save_pretrained(home / "ours")
