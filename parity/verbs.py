@@ -238,9 +238,12 @@ def _stored(options: LayerwiseOptions, path: Path, progress: Progress) -> Report
             where=f"--dtype {options.dtype} with {where}",
             fix="leave --dtype out",
         )
-    given = [name for name in ("token_ids", "batch_size", "seq_len", "seed") if found.inputs]
-    given = [n for n in given if getattr(options, n) != getattr(LayerwiseOptions, n)]
-    if given:
+    given = [
+        name
+        for name in ("token_ids", "batch_size", "seq_len", "seed")
+        if getattr(options, name) != getattr(LayerwiseOptions, name)
+    ]
+    if given and found.inputs is not None:
         raise UsageError(
             "the file has token_ids of its own",
             where=f"--{given[0].replace('_', '-')} with {where}",

@@ -6,6 +6,7 @@ as it is, finite or not.
 
 import dataclasses
 import os
+import weakref
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -117,14 +118,14 @@ def _open_npz(path: Path) -> TensorFiles:
         what = f"it holds {before.st_size:,} bytes and unpacks to {unpacked:,}"
         raise _rejected(path, what, "write it with numpy.savez")
     sizes = {name: entry.file_size for name, entry in zip(names, entries, strict=True)}
+    loaded = np.load(path, allow_pickle=False)
 
     def read(name: str) -> Tensor:
         strict_io.require_memory(
             2 * sizes[name], f"the array {quote(name)}", where=str(path), fix="save less in it"
         )
         try:
-            with np.load(path, allow_pickle=False) as loaded:
-                array = loaded[name]
+            array = loaded[name]
         except Exception as error:  # whatever NumPy raises for a damaged entry
             _require_unchanged(path, before)
             what = f"the array {quote(name)} cannot be read: {' '.join(str(error).split())[:200]}"
@@ -132,6 +133,7 @@ def _open_npz(path: Path) -> TensorFiles:
         _require_unchanged(path, before)
         return _tensor(path, name, array)
 
+    weakref.finalize(read, loaded.close)
     return TensorFiles(names=names, read=read, files=[_digest(path)])
 
 

@@ -160,7 +160,7 @@ def _metadata(files: TensorFiles) -> dict[str, str]:
         return {}
     try:
         found = json.loads(files.read(_METADATA).to(torch.uint8).numpy().tobytes())
-    except ValueError:
+    except (ValueError, InputRejectedError):  # another program's
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
@@ -195,9 +195,13 @@ class _Stored(nn.Module):
 
 
 class StoredActivations(PreparedCandidate):
-    """A candidate whose run is read from a file."""
+    """A candidate whose run is read from a file.
 
-    shows_loss = True
+    Attributes:
+        error: Why a tensor could not be read; None if all could.
+    """
+
+    error: InputRejectedError | None = None
 
     def __init__(self, stored: Activations, order: list[str]) -> None:
         super().__init__()
@@ -222,7 +226,12 @@ class StoredActivations(PreparedCandidate):
         """Show every array in network order, those of unknown names last; return the logits."""
         logits = torch.empty(0)
         for name in self._order:
-            shown = tap(name, self._stored.read(name))
+            try:
+                tensor = self._stored.read(name)
+            except InputRejectedError as error:
+                self.error = error
+                raise
+            shown = tap(name, tensor)
             logits = shown if name == "logits" else logits
         return logits
 
@@ -256,9 +265,11 @@ def activations(  # noqa: PLR0913 - as `layerwise`
     Raises:
         ParityError: The comparison cannot start, or the file changed during it.
     """
+    made: list[StoredActivations] = []
 
     def prepare(run: Comparison, _model: nn.Module) -> StoredActivations:
-        return StoredActivations(stored, [tap.name for tap in run.plan]).eval()
+        made.append(StoredActivations(stored, [tap.name for tap in run.plan]).eval())
+        return made[0]
 
     run = Comparison(
         candidates={CANDIDATE: _Stored()},
@@ -284,6 +295,8 @@ def activations(  # noqa: PLR0913 - as `layerwise`
             )
         )
     report = conclude(run, identity, check="layerwise")
+    for error in (one.error for one in made if one.error is not None):
+        raise error
     digest = stored.files.files[0].sha256[:DIGITS]
     file = f"{stored.path.name}, {stored.dtype}, sha256 {digest}"
     wrong = list(_diagnosed(report, run, stored))

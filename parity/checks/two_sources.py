@@ -543,8 +543,8 @@ def _reasons(
     compared: int,
 ) -> list[Reason]:
     reasons = []
-    decisive = [name for name, _, _ in configs if name in DECIDES_NUMBERS]
-    if a.whole and b.whole and decisive:
+    decisive = [name for name, *both in configs if name in DECIDES_NUMBERS and _ABSENT not in both]
+    if decisive:
         reasons.append(
             Reason(
                 what=f"the configs give different functions: {', '.join(decisive)}",

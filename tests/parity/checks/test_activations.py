@@ -137,7 +137,7 @@ def test_a_candidate_without_taps_is_saved(
     assert (report["verdict"], report["plan"]["compared"]) == ("pass", 173)
 
 
-def test_the_file_says_what_it_is(check: Check, tmp_path: Path) -> None:
+def test_metadata_give_dtype_backend_and_weights(check: Check, tmp_path: Path) -> None:
     for name in ("a.npz", "a.safetensors"):
         path = tmp_path / name
         check(*SAVE, "--seq-len", "5", "--save-activations", str(path))
@@ -348,6 +348,26 @@ def test_a_file_that_cannot_be_judged_is_rejected(  # noqa: PLR0913
     result = check("layerwise", "--weights", "tiny", "--activations", str(path))
     assert (result.exit_code, what in result.stderr) == (code, True), result.stderr
     assert "\n  fix " in result.stderr
+
+
+def test_an_array_that_cannot_be_read_is_rejected(
+    right: Arrays, check: Check, tmp_path: Path
+) -> None:
+    """The error comes in the middle of the run."""
+    path = tmp_path / "a.npz"
+    np.savez(path, **right | {GELU: np.array([{}], dtype=object)})  # type: ignore[arg-type]
+    pickled = check(*JUDGE, str(path))
+    assert (pickled.exit_code, "allow_pickle=False" in pickled.stderr) == (4, True)
+    np.savez(path, **right)  # type: ignore[arg-type]
+    data = path.read_bytes()
+    place = data.index(right[GELU].tobytes()[:64])
+    path.write_bytes(data[:place] + b"\x55" + data[place + 1 :])
+    damaged = check(*JUDGE, str(path))
+    assert (damaged.exit_code, f"the array '{GELU}'" in damaged.stderr) == (4, True)
+
+
+def test_metadata_of_another_program_are_ignored(judged: Callable[..., Any], right: Arrays) -> None:
+    assert judged(right | {"metadata": np.array("made by hand")})["verdict"] == "pass"
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])

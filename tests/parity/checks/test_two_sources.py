@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from parity.checkpoints.export import Form, export
+from parity.checkpoints.export import FORMS, export
 from parity.checkpoints.tensor_files import TensorFiles, open_tensors
 from parity.checkpoints.weights import Weights
 from parity.checks import two_sources as module
@@ -44,8 +44,8 @@ def differing(report: Report) -> dict[str, str]:
 def folders(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of the tiny weights in Hugging Face's form, the release's, and our own."""
     home = tmp_path_factory.mktemp("forms")
-    for form in Form:
-        export(weights, home / form, form, overwrite=False, progress=no_progress)
+    for name, form in FORMS.items():
+        export(weights, home / name, form, overwrite=False, progress=no_progress)
     model = GPT(GPTConfig.from_huggingface(weights.config))
     model.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.tensors.items()})
     model.save_pretrained(home / "ours")
@@ -420,6 +420,17 @@ def test_another_config_is_listed(
     assert [field in reason.what for reason in report.reasons] == [True] * code
 
 
+def test_configs_of_models_that_are_not_whole_are_compared(folders: Path, tmp_path: Path) -> None:
+    folder = copied(folders, tmp_path, lambda t: t.pop("transformer.h.4.ln_1.bias"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"n_head": 1, "made_by": "hand"}))
+    report = compare(folders / "huggingface", folder)
+    assert [reason.what for reason in report.reasons] == [
+        "the configs give different functions: n_head"
+    ]
+    assert report.details["config"]["made_by"] == {"a": "absent", "b": "hand"}
+
+
 # Bad files: an error with a fix, and the files as they were.
 
 
@@ -571,7 +582,7 @@ def test_the_same_file_by_another_path_is_rejected(
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_the_command_says_what_differs(
+def test_the_command_reports_the_differences(
     form: str, tmp_path: Path, check: Callable[..., Any]
 ) -> None:
     changed = state()
@@ -580,5 +591,5 @@ def test_the_command_says_what_differs(
     b = saved(tmp_path, "b.npz", changed)
     result = check("weights", str(a), str(b), "--format", form)
     assert (result.exit_code, result.stderr) == (1, "")
-    for said in ("h.2.linear", "under another name", "transposed", FC):
-        assert said in result.stdout
+    for word in ("h.2.linear", "under another name", "transposed", FC):
+        assert word in result.stdout
