@@ -16,7 +16,7 @@ TESTING := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-slow coverage coverage-report bench lint types rows fault-pages site clean
+.PHONY: help check test test-slow coverage coverage-report bench lint types rows fault-pages example-reports site clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ types: $(VENV)/.installed-dev  ## mypy, strict
 # ARGS="-e py311-torch26-hf457" runs one, ARGS="-p 2" two at a time; docs/versions.md says what a row downloads.
 rows: $(VENV)/.installed-dev  ## tests and checks on every torch, and what changed between them (tox)
 	$(BIN)/python -m tox $(ARGS)
+
+# ARGS=--run makes the reports first, and not only the pages.
+example-reports: $(VENV)/.installed  ## render docs/reports again
+	$(BIN)/python tests/example_reports.py $(ARGS)
 
 # ARGS=--measure injects every fault again and records the numbers first, which takes 2 minutes.
 fault-pages: $(VENV)/.installed-test  ## write docs/faults: a page for every fault

@@ -212,7 +212,7 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
     ours = [
         {row.tap: row.error_ours for row in rows if row.backend == backend} for backend in backends
     ]
-    drawn = [value for line in (limits, theirs, *ours) for value in line.values()]
+    drawn = [*limits.values(), *theirs.values(), *(v for line in ours for v in line.values())]
     seen = [v for v in [*drawn, unit] if v is not None and 0 < v < math.inf]
     low, high = _decades(seen)
     bottom = top + _PLOT

@@ -57,6 +57,8 @@ draw_loss_curve([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], Path("curv
 print(Path("curve.png").read_bytes()[1:4].decode())
 """
 
+BROWSER = "import axe_playwright_python, playwright.sync_api; print('imported')"
+
 SAMPLE = HERE / "tests" / "reference" / "test_published.py"
 HELP = ("-m", "parity.check", "doctor", "--help")
 PLUGINS = ("-n", "1", "--no-cov", "--benchmark-disable", "-p", "no:cacheprovider")
@@ -71,6 +73,7 @@ WORK: dict[str, tuple[tuple[Command, str], ...]] = {
     "triton": ((("-c", KERNEL), "new enough"),),
     "original-text": ((("-c", WORDS), "['i', 'ca', \"n't\", '.']"),),
     "plot": ((("-c", CURVE), "PNG"),),
+    "browser": ((("-c", BROWSER), "imported"),),
     "test": (
         (("-m", "pytest", "-c", str(HERE / "pyproject.toml"), *PLUGINS, str(SAMPLE)), " passed"),
     ),

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import runpy
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -178,13 +179,14 @@ def test_a_report_of_nothing_is_a_page() -> None:
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_every_status_has_a_symbol(full_size: Report, status: Status) -> None:
+def test_every_status_has_a_symbol(renamed: Renamed, status: Status) -> None:
     """A square has a symbol beside its colour, and a line the word."""
+    report = renamed(str)
     rows = [
         dataclasses.replace(row, status=status if row.tap == "h.5.attn" else Status.PASS)
-        for row in full_size.results
+        for row in report.results
     ]
-    page = render(dataclasses.replace(full_size, results=rows, first_divergence=None))
+    page = render(dataclasses.replace(report, results=rows, first_divergence=None))
     square = re.search(r'<td class="s s-(\w+)" title="h\.5\.attn: [^"]*">([^<]*)</td>', page)
     assert square is not None
     kind, symbol = square.groups()
@@ -214,3 +216,25 @@ def test_a_missing_jinja2_is_an_error_with_a_fix(
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(EnvironmentUnfitError, match=r"the page cannot be made.*jinja2"):
         render(full_size)
+
+
+HOME = Path(__file__).parents[3]
+
+
+@pytest.mark.skipif(
+    not (HOME / "tests" / "example_reports.py").is_file()
+    or not (HOME / "docs" / "reports").is_dir(),
+    reason="not run: the tests are not beside the documents",
+)
+def test_the_example_pages_are_current() -> None:
+    """They are committed as rendered from their JSON; `make example-reports` renders them."""
+    made = runpy.run_path(str(HOME / "tests" / "example_reports.py"))["rendered"]()
+    committed = {name: (HOME / "docs" / "reports" / name).read_text("utf-8") for name in made}
+    stale = [name for name, text in made.items() if committed[name] != text]
+    assert stale == []
+    verdicts = {name: re.findall("<title>(.*)</title>", text)[:1] for name, text in made.items()}
+    assert verdicts["pass.html"] == ["PASS: layerwise"]
+    assert verdicts["failure.html"] == ["FAIL: layerwise"]
+    assert verdicts["drift.html"] == ["PASS: drift"]
+    assert max(len(text.encode()) for text in made.values()) < 1_000_000
+    assert "examples/broken_gpt.py:65" in made["failure.html"]
