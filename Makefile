@@ -63,7 +63,7 @@ example-reports: $(VENV)/.installed  ## render docs/reports again
 
 # ARGS=--measure injects every fault again and records the numbers first, which takes 2 minutes.
 fault-pages: $(VENV)/.installed-test  ## write docs/faults: a page for every fault
-	PYTHONPATH=. $(BIN)/python tests/fault_pages.py $(ARGS)
+	$(BIN)/python tests/fault_pages.py $(ARGS)
 
 site: $(VENV)/.installed-dev  ## build the documentation's site: site/index.html
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict $(ARGS)

@@ -18,8 +18,9 @@ HOME = Path(__file__).parents[1]
 FOLDER = HOME / "docs" / "faults"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def script() -> dict[str, Any]:
+    """Return the script's names; it imports the faults of every kind."""
     return runpy.run_path(str(HOME / "tests" / "fault_pages.py"))
 
 
