@@ -4,6 +4,7 @@ The functions of the checks themselves take what the command line has prepared.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +37,7 @@ from scratch_gpt.model import GPT
 from scratch_gpt.options import Pretokenizer
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-Model = nn.Module | Callable[..., object] | str
+Model = nn.Module | Callable[..., object] | str | os.PathLike[str]
 """A model with its weights; or a class, a function or `FILE.py` that makes one."""
 
 CHECKS = ("layerwise", "gradients", "training", "generation", "weights")
@@ -174,9 +175,10 @@ def _sides(
 
     `name` is that of weights, which both sides get.
     """
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     _require(
         isinstance(model, str) or callable(model),
-        f"a {type(model).__name__} is no model",
+        f"a model is expected, not {type(model).__name__}",
         "the first argument",
         "give a torch module, a class, a function or FILE.py",
     )

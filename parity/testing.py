@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from torch import Tensor, nn
 
     from parity.core.results import Report
@@ -44,7 +46,7 @@ def listening(defaults: Mapping[str, Any], listener: "Callable[[Report], None]")
 
 
 def assert_parity(  # noqa: PLR0913 - one argument for each setting
-    model: "nn.Module | Callable[..., object] | str",
+    model: "nn.Module | Callable[..., object] | str | PathLike[str]",
     reference: "nn.Module | str | None" = None,
     ids: "Tensor | list[list[int]] | None" = None,
     *,
@@ -79,8 +81,8 @@ def assert_parity(  # noqa: PLR0913 - one argument for each setting
         mapping: File that says what the parameters of a made model hold, as `--map`.
 
     Raises:
-        ParityFailedError: The verdict is no pass. This `AssertionError` has the report as its text.
-        ParityError: The check could not start.
+        ParityFailedError: The verdict is no pass, or the check could not start. It is an
+            `AssertionError` with the report as its text.
     """
     __tracebackhide__ = True
     given = {
@@ -100,8 +102,12 @@ def assert_parity(  # noqa: PLR0913 - one argument for each setting
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of libraries, as they are imported
         from parity.api import run_check
-        from parity.core.results import ParityFailedError, Verdict
-    report = run_check(model, reference, ids, chosen)
+        from parity.core.results import ParityFailedError, Verdict, error_report
+        from parity.errors import ParityError
+    try:
+        report = run_check(model, reference, ids, chosen)
+    except ParityError as error:  # as a report, it is written and printed like the others
+        report = error_report(error, str(chosen["check"]))
     if _listener is not None:
         _listener(report)
     if report.verdict is not Verdict.PASS:

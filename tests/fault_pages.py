@@ -266,20 +266,12 @@ def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
     right = f" {_sentence(fault.right)}." if isinstance(fault, ForwardFault) else ""
     lines = [f"# {fault.name}", "", f"{_sentence(fault.what)}.{right}", "", "## Symptom", ""]
     if measured:
-        what = (
-            "the tensor of logits"
-            if check == "layerwise"
-            else "the gradient of the token embedding"
-        )
-        where = (
-            f"`{measured['first']}`"
-            if check == "layerwise"
-            else (f"the gradient of `{measured['first']}`")
-        )
+        end = "the logits are" if check == "layerwise" else "the token embedding's gradient is"
+        of = "" if check == "layerwise" else "the gradient of "
         lines += [
             (
-                f"`{check}` fails first at {where}: {measured['error']}. "
-                f"In the end, {what} is {measured['last']}."
+                f"`{check}` fails first at {of}`{measured['first']}`: {measured['error']}. "
+                f"At the end, {end} {measured['last']}."
             ),
             "",
             f"![The error of each tensor, log scale]({fault.name}.svg)",
@@ -290,6 +282,8 @@ def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
                 "Dashed: the bound."
             ),
         ]
+    elif isinstance(fault, TokenizerFault):
+        lines += [f"`tokens` finds other ids, and names the step `{fault.at}`."]
     else:
         names = {"variant": "openai", "moving": 2 - VARIANTS["openai"], "last": 11}
         lines += [f"`{check}` fails first at `{fault.first_seen(**names)}`."]

@@ -27,6 +27,7 @@ NOT_RUN = {
     r"--pretokenizer original": "needs the extra [original-text]; tox -e original-text runs it",
     r"--backend triton": "minutes in Triton's interpreter; the kernel's own tests run it",
     r"bench\.ratios|^pytest bench": "takes times; tox -e bench runs each function once",
+    r"^pytest examples": "tests/parity/test_pytest_plugin.py runs it",
     r"^(make|pip|tox) |^\. \.venv": "installs packages",
 }
 """Commands whose options are checked but which are not run, by pattern."""
@@ -45,7 +46,7 @@ PROGRAMS = "parity.convert scratch_gpt.train scratch_gpt.generate scratch_gpt.da
 COMMANDS = [*(f"parity.check {verb}" for verb in VERBS.split()), *PROGRAMS.split()]
 OTHER_TOOLS = {
     *("--benchmark-save", "--benchmark-compare", "--benchmark-histogram", "--benchmark-disable"),
-    *("--grid", "--bench-device", "--skip-missing-interpreters", "--deselect"),
+    *("--grid", "--bench-device", "--skip-missing-interpreters", "--deselect", "--parity-report"),
 }
 """Options of pytest and tox that the documents mention."""
 

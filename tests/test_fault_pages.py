@@ -35,7 +35,7 @@ def test_the_pages_are_current(script: dict[str, Any], record: dict[str, Any]) -
     found = {path.name for path in FOLDER.iterdir()} - {"measured.json"}
     assert found == set(expected)
     old = [n for n, text in expected.items() if (FOLDER / n).read_text(encoding="utf-8") != text]
-    assert old == []
+    assert old == [], "run make fault-pages"
 
 
 def test_every_fault_has_a_page_in_the_index() -> None:
@@ -53,6 +53,16 @@ def test_the_record_has_every_fault_that_has_a_depth(record: dict[str, Any]) -> 
             first = record[check]["tensors"].index(fault["first"])
             assert all(error < -90 for error in fault["errors"][:first])
             assert fault["errors"][first] is None or fault["errors"][first] > -90
+
+
+def test_the_commands_have_known_options() -> None:
+    unknown = runpy.run_path(str(HOME / "tests" / "test_documents.py"))["unknown"]
+    pages = [path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")]
+    commands = {
+        line for page in pages for line in re.findall(r"^python -m .*$", page, re.MULTILINE)
+    }
+    assert len(commands) == len(faults_of(Fault))
+    assert [line for line in commands if unknown(line)] == []
 
 
 def test_a_change_of_the_registry_or_the_record_changes_the_page(

@@ -185,6 +185,12 @@ def call_once(
     with running(name, fix, KERNEL), torch.no_grad():
         context = kernel(query, key, value, None, tap, 0.0)
     problem, fix = result_problem(context, query), "return a new tensor like query"
+    if not problem:
+        first = context.clone()
+        with running(name, "tap is None where nothing is watched", KERNEL), torch.no_grad():
+            kernel(key, value, query, None, None, 0.0)
+        if not torch.equal(first.nan_to_num(), context.nan_to_num()):
+            problem = "returns memory that its next call overwrites"
     if not all(torch.equal(*pair) for pair in zip(triple, before, strict=True)):
         problem, fix = "writes into its inputs", "compute with copies: query * scale, not query *= "
     if unknown := sorted({*called} - {*KERNEL_TAPS}):

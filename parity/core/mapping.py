@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from parity.errors import UsageError, mapped_errors
 from scratch_gpt.config import GPTConfig
-from scratch_gpt.errors import quote
+from scratch_gpt.errors import one_line, quote
 
 _MATRIX = 2
 
@@ -228,7 +228,7 @@ class MapFile:
     def where(self, name: str) -> str:
         """Return the place of a name's line, for an error."""
         kind = self.mapping.get(name, self.others.get(name))
-        return f"--map {self.path}, line {self.places[name]}: {name} = {kind}"
+        return one_line(f"--map {self.path}, line {self.places[name]}: {name} = {kind}")
 
 
 _OTHERS = ("mask", "ignore")

@@ -20,6 +20,7 @@ from parity.core.metrics import Status
 from parity.core.taps import Tap
 from parity.errors import ExitCode, ParityError
 from reference import compat
+from scratch_gpt.errors import one_line
 
 SCHEMA_VERSION = 2
 """Version of the JSON form; a change of a key's meaning raises it."""
@@ -297,7 +298,8 @@ class ParityFailedError(AssertionError):
         self.report = report
 
     def __str__(self) -> str:
-        return f"{self.report.verdict.value}\n{self.report}"
+        line = import_module("parity.report.content").verdict_line(self.report)
+        return f"{self.report.verdict.value}: {one_line(line)}\n{self.report}"
 
 
 def _forms() -> Any:  # noqa: ANN401 - a module

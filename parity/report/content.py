@@ -163,17 +163,17 @@ def _divergence(first: FirstDivergence, report: Report) -> Section:
 
 
 def number(value: float | None) -> str:
-    """Return a number with three significant digits."""
-    return "unknown" if value is None else f"{value:.3g}"
+    """Return a number with three significant digits, those that are 0 included."""
+    return "unknown" if value is None else f"{value:#.3g}".removesuffix(".")
 
 
 # The table of rows.
 
 _MODES = {
-    Mode.EXACT: ("mismatches", "mismatches: elements", "{:,.0f}"),
-    Mode.FLOAT64: ("float64", "float64: largest error / RMS", "{:.2e}"),
-    Mode.END_TO_END: ("end-to-end", "end-to-end", "{:.3g}"),
-    Mode.PER_OP: ("per-op", "per-op", "{:.3g}"),
+    Mode.EXACT: ("mismatches", "mismatches: elements", "{:,.0f}".format),
+    Mode.FLOAT64: ("float64", "float64: largest error / RMS", "{:.2e}".format),
+    Mode.END_TO_END: ("end-to-end", "end-to-end", number),
+    Mode.PER_OP: ("per-op", "per-op", number),
 }
 """For each mode the column's name, the meaning of its numbers, and their format."""
 
@@ -302,7 +302,7 @@ def cell(rows: Sequence[Row]) -> str:
         return ""
     worst = max(row.required_tolerance or 0.0 for row in rows)
     failed = any(row.status is not Status.PASS for row in rows)
-    return _MODES[rows[0].mode][2].format(worst) + (BEYOND if failed else "")
+    return _MODES[rows[0].mode][2](worst) + (BEYOND if failed else "")
 
 
 def _bound(rows: Sequence[Row]) -> str:
@@ -326,7 +326,7 @@ _EFFECTS = {
 
 def _effects(by_backend: Mapping[str, Mapping[str, float]]) -> Section:
     """Return how loss, probabilities and rankings change."""
-    losses = ("loss_ours", "loss_oracle")  # they differ in late digits
+    forms = dict.fromkeys(("loss_ours", "loss_oracle"), "{:.8g}")  # they differ in late digits
     return Section(
         name="effects",
         columns=("effect on the logits", *by_backend),
@@ -334,7 +334,7 @@ def _effects(by_backend: Mapping[str, Mapping[str, float]]) -> Section:
             [
                 label,
                 *(
-                    f"{values[name]:.8g}" if name in losses else number(values[name])
+                    forms.get(name, "{:.3g}").format(values[name])
                     for values in by_backend.values()
                 ),
             ]

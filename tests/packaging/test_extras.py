@@ -77,6 +77,7 @@ WORK: dict[str, tuple[tuple[Command, str], ...]] = {
     "test": (
         (("-m", "pytest", "-c", str(HERE / "pyproject.toml"), *PLUGINS, str(SAMPLE)), " passed"),
     ),
+    "docs": ((("-m", "mkdocs", "--version"), "mkdocs"),),
     "dev": tuple((("-m", tool, "--version"), tool) for tool in ("mypy", "ruff", "tox")),
 }
 """What each extra is for, as commands of its Python and what they print; "" is a plain install."""
@@ -172,7 +173,7 @@ def test_an_extra_installs_and_works(case: str, uv: str, wheel: Path, tmp_path: 
 def test_without_its_extra_the_work_is_not_done(uv: str, wheel: Path, tmp_path: Path) -> None:
     """So a pass above depends on the extra; `pip check` finds a missing dependency."""
     python = installed(uv, wheel, [], tmp_path)
-    for extra in ("original-text", "plot", "test", "dev"):
+    for extra in ("original-text", "plot", "test", "docs", "dev"):
         (command, _), *_ = WORK[extra]
         with pytest.raises(AssertionError, match=r"No module named|is not installed"):
             run(python, *command, folder=tmp_path)

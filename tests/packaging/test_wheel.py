@@ -18,6 +18,7 @@ DATA = {
     *(f"{package}/py.typed" for package in PACKAGES),
     "scratch_gpt/tokenizer/character_classes.txt",
     "reference/surrogate_digests.json",
+    "parity/faults/faults.json",
     *(
         f"reference/goldens/{name}.json"
         for name in ("files", "generation", "losses", "matrices", "token_ids", "word_probabilities")
@@ -181,12 +182,12 @@ def test_a_license_is_named_and_packed(file: str, packed: Distribution) -> None:
 
 
 def test_console_scripts_start_the_commands(packed: Distribution) -> None:
-    found = {point.name: point for point in packed.entry_points}
+    found = {point.name: point for point in packed.entry_points.select(group="console_scripts")}
     assert {name: point.value for name, point in found.items()} == SCRIPTS
     assert all(callable(point.load()) for point in found.values())
 
 
-TOOLS = {"test", "dev"}
+TOOLS = {"test", "docs", "dev"}
 """The extras whose packages are run rather than imported."""
 
 

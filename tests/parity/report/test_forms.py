@@ -143,6 +143,8 @@ def test_a_hostile_name_stays_text(form: str, hostile: Report) -> None:
     shown = re.sub("[\n]", "", made)
     assert "script" in made
     assert shown.isprintable() or form == "junit"
+    if form == "markdown":  # a fence keeps its lines as they are
+        made = re.sub(r"(?ms)^(`{3,})text$.*?^\1$", "", made)
     if form in ("html", "markdown", "junit"):
         assert not re.search(r"<script|<img|\son\w+=", made)
     if form == "junit":

@@ -169,12 +169,12 @@ def test_the_first_divergence_is_opened_up(report: Report, printed: Printed) -> 
             for r in report.results
         ]
         text = " ".join(printed(dataclasses.replace(report, results=changed)).split())
-        values = f"ours {row.value_ours:.3g}, oracle {row.value_against:.3g}"
+        values = f"ours {row.value_ours:#.3g}, oracle {row.value_against:#.3g}"
         also = "" if theirs is None else ", Hugging Face's 1.25e-14"
         for words in (
             "first divergence: h.3.mlp.gelu backend plain, float64, against oracle found in",
-            f"worst at {list(row.worst_index)}: {values} errors ours {row.error_ours:.3g}{also} ",
-            f"required tolerance {row.required_tolerance:.3g} ",
+            f"worst at {list(row.worst_index)}: {values} errors ours {row.error_ours:#.3g}{also} ",
+            f"required tolerance {row.required_tolerance:#.3g} ",
             "likely cause GPT-1 uses",
         ):
             assert words in text
@@ -297,14 +297,14 @@ def test_every_mode_has_its_numbers_bound_and_meaning(small: Report) -> None:
     at = lines.index(["tap", "backend", "float64", "end-to-end", "per-op"])
     assert lines[at + 1 : at + 5] == [
         ["embeddings", "plain", "0.00e+00", "ok"],
-        ["logits", "plain", "5.00e-12", "1.25", "0.5", "ok"],
-        ["loss", "plain", "3.00e-12", "6.5!", "WRONG"],
+        ["logits", "plain", "5.00e-12", "1.25", "0.500", "ok"],
+        ["loss", "plain", "3.00e-12", "6.50!", "WRONG"],
         ["bound", "1e-09", "4", "3"],
     ]
     note = (
         "float64: largest error / RMS; end-to-end, per-op: error / Hugging Face's error; ! beyond"
     )
-    assert note.split() == [word for line in lines[at + 5 : at + 7] for word in line][:13]
+    assert note.split() == [word for line in lines[at + 5 : at + 7] for word in line][:14]
     assert ["a.bin", "12,345", "bytes,", "sha256", "0123456789abcdef…,", "as", "published"] in lines
 
 
@@ -316,7 +316,7 @@ def in_color(draw: Callable[[Console], None]) -> str:
 
 def test_the_numbers_that_fail_are_red(small: Report) -> None:
     text = in_color(lambda console: render(small, console))
-    assert re.findall(r"\x1b\[1;31m *([^\x1b]+)", text) == ["6.5!", "WRONG", "FAIL"]
+    assert re.findall(r"\x1b\[1;31m *([^\x1b]+)", text) == ["6.50!", "WRONG", "FAIL"]
 
 
 @pytest.mark.parametrize(
