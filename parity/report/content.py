@@ -333,10 +333,7 @@ def _effects(by_backend: Mapping[str, Mapping[str, float]]) -> Section:
         rows=[
             [
                 label,
-                *(
-                    forms.get(name, "{:.3g}").format(values[name])
-                    for values in by_backend.values()
-                ),
+                *(forms.get(name, "{:.3g}").format(values[name]) for values in by_backend.values()),
             ]
             for name, label in _EFFECTS.items()
         ],

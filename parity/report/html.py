@@ -17,7 +17,7 @@ from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row
 from parity.errors import EnvironmentUnfitError
 from parity.report import content
-from parity.report.content import BEYOND, GUILTY, INHERITED, mark_of
+from parity.report.content import BEYOND, GUILTY, INHERITED, mark_of, number
 from parity.report.picture import MOST, block_of, draw, operation_of, ordered, stack_of
 from scratch_gpt.errors import one_line
 
@@ -406,7 +406,8 @@ def _shown(rows: Sequence[Row]) -> str:
         return worst.status.value.replace("_", " ")
     if worst.mode in (Mode.FLOAT64, Mode.PUBLISHED):
         return f"{size:.2e}" if size else "0"
-    return f"{size:.3g}" if size < 1_000 else f"{size:,.0f}"  # noqa: PLR2004 - no exponent
+    whole = worst.mode is Mode.EXACT or size >= 1_000  # noqa: PLR2004 - an exponent comes later
+    return f"{size:,.0f}" if whole else number(size)
 
 
 def _worst_element(row: Row) -> tuple[str, str, str]:
