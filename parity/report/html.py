@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,8 @@ from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row
 from parity.errors import EnvironmentUnfitError
 from parity.report import content
-from parity.report.content import BEYOND, GUILTY, INHERITED, mark_of
-from parity.report.picture import block_of, draw, ordered
+from parity.report.content import BEYOND, GUILTY, INHERITED, mark_of, number
+from parity.report.picture import MOST, block_of, draw, operation_of, ordered, stack_of
 from scratch_gpt.errors import one_line
 
 _WIDE, _NARROW = 960, 380
@@ -143,8 +144,7 @@ def _coverage(report: Report) -> list[tuple[str, str, list[str]]]:
     reasons: dict[str, dict[tuple[str, str], int]] = {}
     for one in report.plan.exempt:
         taps = reasons.setdefault(one["backend"], {})
-        operation = _operation(one["tap"])
-        kind = operation if operation == one["tap"] else f"h.*.{operation}"
+        kind = re.sub(r"\.\d+\.", ".*.", one["tap"], count=1)
         taps[kind, one["reason"]] = taps.get((kind, one["reason"]), 0) + 1
     return [
         (
@@ -209,11 +209,12 @@ def _maps(report: Report) -> Iterator[_Map]:
     """Yield the map of each backend, if the taps belong to blocks."""
     taps = ordered(report.results)
     absent = {(one["backend"], one["tap"]): one["reason"] for one in report.plan.exempt}
-    inside = [tap for tap in taps if block_of(tap).startswith("h.")]
-    columns = list(dict.fromkeys(tap.split(".", 2)[-1] for tap in inside))
-    blocks = list(dict.fromkeys(map(block_of, inside)))
-    if not inside:
+    if stack_of(taps) is None or len(report.results) > MOST:
         return
+    inside = {tap: block_of(tap) for tap in taps if operation_of(tap) != tap}
+    columns = list(dict.fromkeys(map(operation_of, inside)))
+    blocks = list(dict.fromkeys(inside.values()))
+    names = {(block, operation_of(tap)): tap for tap, block in inside.items()}
     rows: dict[tuple[str, str], list[Row]] = {}
     for row in report.results:
         rows.setdefault((row.backend, row.tap), []).append(row)
@@ -232,12 +233,12 @@ def _maps(report: Report) -> Iterator[_Map]:
         return None if why is None else _Square(kind="none", title=f"{_shortened(tap)}: {why}")
 
     for backend in dict.fromkeys(row.backend for row in report.results):
-        others = [(tap, square(backend, tap)) for tap in taps if tap not in set(inside)]
+        others = [(tap, square(backend, tap)) for tap in taps if tap not in inside]
         yield _Map(
             backend=backend,
             columns=columns,
             blocks=[
-                (block, [square(backend, f"{block}.{name}") for name in columns])
+                (block, [square(backend, names.get((block, name), "")) for name in columns])
                 for block in blocks
             ],
             others=[(_shortened(tap), found) for tap, found in others if found is not None],
@@ -303,7 +304,7 @@ def _every(report: Report) -> _Every | None:
     keys = sorted(grouped, key=lambda key: (taps[key[0]], backends.index(key[1])))
     kept = _most_important(keys, grouped, report)
     blocks = list(dict.fromkeys(block_of(tap) for tap, _ in kept))
-    operations = list(dict.fromkeys(_operation(tap) for tap, _ in kept))
+    operations = list(dict.fromkeys(operation_of(tap) for tap, _ in kept))
     blocks, operations, by = (
         names if 1 < len(names) <= _CHOICES else [] for names in (blocks, operations, backends)
     )
@@ -320,7 +321,7 @@ def _every(report: Report) -> _Every | None:
             *(f"c{i}" for i, column in enumerate(columns) if _fails(cells.get(column, ()))),
             *(f"b{by.index(backend)}" for _ in by[:1]),
             *(f"p{blocks.index(block_of(tap))}" for _ in blocks[:1]),
-            *(f"o{operations.index(_operation(tap))}" for _ in operations[:1]),
+            *(f"o{operations.index(operation_of(tap))}" for _ in operations[:1]),
         ]
         lines.append(
             _Line(
@@ -371,11 +372,6 @@ def _most_important(
     return [key for key in keys if key in chosen]
 
 
-def _operation(tap: str) -> str:
-    """Return a tap's name without its block."""
-    return tap.split(".", 2)[-1] if block_of(tap).startswith("h.") else tap
-
-
 def _shortened(name: str, longest: int = _NAME) -> str:
     """Return a name that has no end, without its middle."""
     half = longest // 2
@@ -410,7 +406,8 @@ def _shown(rows: Sequence[Row]) -> str:
         return worst.status.value.replace("_", " ")
     if worst.mode in (Mode.FLOAT64, Mode.PUBLISHED):
         return f"{size:.2e}" if size else "0"
-    return f"{size:.3g}" if size < 1_000 else f"{size:,.0f}"  # noqa: PLR2004 - no exponent
+    whole = worst.mode is Mode.EXACT or size >= 1_000  # noqa: PLR2004 - an exponent comes later
+    return f"{size:,.0f}" if whole else number(size)
 
 
 def _worst_element(row: Row) -> tuple[str, str, str]:

@@ -6,8 +6,9 @@ the rounding of the dtype. Where an operation is wrong by itself, a line crosses
 
 import dataclasses
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from parity.core.metrics import Status
@@ -23,6 +24,9 @@ _MODES = (Mode.FLOAT64, Mode.END_TO_END, Mode.PER_OP)
 _FEWEST = 4
 """Taps that a picture has at least."""
 
+MOST = 6_000
+"""Rows that have a picture, or a square for each tap: a full-size check has 3,000."""
+
 
 def ordered(rows: Sequence[Row]) -> list[str]:
     """Return the names of the taps in network order; the backend with most taps comes first."""
@@ -34,15 +38,28 @@ def ordered(rows: Sequence[Row]) -> list[str]:
         names |= taps
     blocks: dict[str, list[str]] = {}  # a tap that one backend lacks stays in its block
     for name in names:
-        blocks.setdefault(block_of(name), []).append(name)
+        blocks.setdefault(block_of(name) if _BLOCK.match(name) else name, []).append(name)
     return [name for taps in blocks.values() for name in taps]
+
+
+_BLOCK = re.compile(r"((?:[^.\s]+\.)*?\d+)[.:] ?")
 
 
 def block_of(tap: str) -> str:
     """Return the block of a tap, such as `h.3`; outside blocks the first part of its name."""
-    first, _, rest = tap.partition(".")
-    number = rest.partition(".")[0]
-    return f"h.{number}" if first == "h" and number.isdecimal() else first
+    found = _BLOCK.match(tap)
+    return found[1] if found else tap.partition(".")[0]
+
+
+def operation_of(tap: str) -> str:
+    """Return a tap's name without its block."""
+    return _BLOCK.sub("", tap, count=1) if _BLOCK.match(tap) else tap
+
+
+def stack_of(taps: Iterable[str]) -> str | None:
+    """Return the start of the names of blocks, such as `h.`; None without one stack of blocks."""
+    starts = {block_of(tap).rstrip("0123456789") for tap in taps if _BLOCK.match(tap)}
+    return starts.pop() if len(starts) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +119,8 @@ def draw(report: Report, width: int) -> Picture | None:
     rows = [row for row in report.results if row.mode in _MODES]
     taps = ordered(rows)
     blocks = [(name, list(group)) for name, group in groupby(taps, key=block_of)]
-    if len(taps) < _FEWEST or not any(name.startswith("h.") for name, _ in blocks):
+    stack = stack_of(taps)
+    if stack is None or len(taps) < _FEWEST or len(rows) > MOST:
         return None
     right = width - _RIGHT
     step = (right - _LEFT) / len(taps)
@@ -132,7 +150,7 @@ def draw(report: Report, width: int) -> Picture | None:
             for n, (_, names) in enumerate(blocks)
             if n % 2
         ],
-        labels=list(_labels(blocks, place, step, top)),
+        labels=list(_labels(blocks, stack, place, step, top)),
         legend=legend,
         guides=_guides(wrong, place, legend[-1].y, right),
     )
@@ -170,13 +188,14 @@ def _short(name: str, longest: int = 28) -> str:
 
 def _labels(
     blocks: Sequence[tuple[str, Sequence[str]]],
+    stack: str,
     place: Mapping[str, float],
     step: float,
     top: float,
 ) -> Iterator[Mark]:
     """Yield the name of every block that has space for it, and for the axis."""
     for name, taps in blocks:
-        text = name.removeprefix("h.")
+        text = name.removeprefix(stack)
         if len(text) * _LETTER <= step * len(taps):
             x = (place[taps[0]] + place[taps[-1]]) / 2
             yield Mark(x=round(x, 1), y=top + 16, kind="middle", text=text)
@@ -279,7 +298,7 @@ def _limit(row: Row, bound: float, unit: float | None) -> float | None:
 def _decades(values: Sequence[float]) -> tuple[int, int]:
     """Return the powers of ten around some positive numbers, at least two apart."""
     low = math.floor(math.log10(min(values, default=1.0)))
-    high = math.ceil(math.log10(max(values, default=1.0)))
+    high = math.ceil(math.log10(max(values, default=1.0)) + 0.1)  # a line at the edge is not seen
     return low, max(high, low + 2)
 
 

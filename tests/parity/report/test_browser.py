@@ -178,6 +178,22 @@ def test_the_page_works_without_scripts(full_size: Report, opened: Opened) -> No
     assert page.locator("#all tr.inherited, #all tr.ok").first.is_hidden()
 
 
+def test_a_notebook_shows_the_page(full_size: Report, browser: Any, tmp_path: Path) -> None:
+    """In a frame, where the page's own policy and style hold."""
+    file = tmp_path / "notebook.html"
+    file.write_text(f"<!doctype html><body>{full_size._repr_html_()}", encoding="utf-8")
+    page = browser.new_page()
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.goto(file.as_uri())
+    frame = page.frame_locator("iframe")
+    assert frame.locator("h1").inner_text() == "FAIL layerwise"
+    assert frame.locator("h1 b").evaluate("it => getComputedStyle(it).color") != "rgb(0, 0, 0)"
+    assert frame.locator(".wide svg").is_visible()
+    page.close()
+    assert messages == []
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1280)])
 def test_no_serious_problem_of_accessibility(
     wild: Report, renamed: Callable[..., Report], opened: Opened, scheme: str, width: int

@@ -165,6 +165,27 @@ def test_the_picture_marks_the_operation_at_fault(full_size: Report) -> None:
     assert "a difference starts at h.3.mlp.gelu." in svg
 
 
+def test_blocks_may_have_any_name(renamed: Renamed) -> None:
+    """As in a comparison with another architecture; operations are in their blocks."""
+    other = renamed(lambda name: re.sub(r"^h\.(\d+)\.(.*)", r"model.layers.\1: \2", name))
+    expected, page = render(renamed(str)), render(other)
+    assert expected.count('<td class="s s-') == page.count('<td class="s s-') == 12 * 14
+    assert '<th scope="row">model.layers.11</th>' in page
+    assert render_picture(other).count(">11</text>") == 1
+
+
+def test_steps_are_no_depth(renamed: Renamed) -> None:
+    """Names with more than one kind of number, as in training, have neither picture nor map."""
+    report = renamed(str)
+    rows = [
+        dataclasses.replace(row, tap=f"{'adam' if n % 2 else 'sgd'}.{n}.{row.tap}")
+        for n, row in enumerate(report.results)
+    ]
+    page = render(dataclasses.replace(report, results=rows))
+    assert "<svg" not in page
+    assert 'class="map"' not in page
+
+
 def test_a_report_without_depth_has_no_picture(full_size: Report) -> None:
     rows = [dataclasses.replace(row, tap=f"text {n}") for n, row in enumerate(full_size.results)]
     other = dataclasses.replace(full_size, check="tokens", results=rows[:9])
@@ -211,11 +232,19 @@ def test_a_broken_template_is_an_error_with_a_fix(
 
 
 def test_a_missing_jinja2_is_an_error_with_a_fix(
-    full_size: Report, monkeypatch: pytest.MonkeyPatch
+    full_size: Report,
+    monkeypatch: pytest.MonkeyPatch,
+    stand_in: Callable[[object], None],
+    check: Callable[..., Any],
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(EnvironmentUnfitError, match=r"the page cannot be made.*jinja2"):
         render(full_size)
+    stand_in(full_size)
+    result = check("weights", "--format", "html")
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert result.stderr.startswith("error: the page cannot be made")
+    assert "Traceback" not in result.stderr
 
 
 HOME = Path(__file__).parents[3]
