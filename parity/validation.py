@@ -160,12 +160,6 @@ def _check_candidate(name: str) -> None:
         )
 
 
-def _check_kernel(name: str) -> None:
-    """Require that the file of `FILE.py:NAME` exists."""
-    if match := re.fullmatch(r"(.*\.py)(?::\w+)?", name, re.DOTALL):
-        require_path(match[1], where=f"--kernel {name}", what="there is no such file")
-
-
 def _check_call(text: str) -> None:
     try:
         ast.parse(text.strip(), "<call>", "eval")
