@@ -189,7 +189,6 @@ _CHECKS: dict[str, Callable[[str], None]] = {
     "candidate": _check_candidate,
     "kernel": _check_kernel,
     "call": _check_call,
-    "kernel": _check_kernel,
     "map": _check_map,
     "reference": _check_reference,
     "explain": _check_explained,

@@ -44,7 +44,7 @@ WRONG = {
     "a file by its name": ("golden --weights checkpont", "did you mean checkpoint?"),
     "a candidate": ("layerwise --candidate my_gtp.py", "did you mean my_gpt.py?"),
     "a candidate's name": ("gradients --candidate my_gtp.py:Model", "did you mean my_gpt.py?"),
-    "a kernel": ("gradients --kernel my_gtp.py:attention", "did you mean my_gpt.py?"),
+    "a kernel of gradients": ("gradients --kernel my_gtp.py:attention", "did you mean my_gpt.py?"),
     "no suffix": ("training --candidate my_gpt", "did you mean my_gpt.py?"),
     "a kernel": ("layerwise --kernel my_gtp.py:fast", "did you mean my_gpt.py?"),
     "a map": ("layerwise --candidate my_gpt.py --map my_map.text", "did you mean my_map.txt?"),
