@@ -305,8 +305,8 @@ def _every(report: Report) -> _Every | None:
     kept = _most_important(keys, grouped, report)
     blocks = list(dict.fromkeys(block_of(tap) for tap, _ in kept))
     operations = list(dict.fromkeys(operation_of(tap) for tap, _ in kept))
-    blocks, operations, by = (
-        names if 1 < len(names) <= _CHOICES else [] for names in (blocks, operations, backends)
+    backends, blocks, operations = (
+        names if 1 < len(names) <= _CHOICES else [] for names in (backends, blocks, operations)
     )
     ranks = [_ranks([_worst(grouped[key].get(column, ())) for key in kept]) for column in columns]
     lines = []
@@ -319,9 +319,15 @@ def _every(report: Report) -> _Every | None:
             "ok" if not failing else "bad",
             *([mark] if mark == GUILTY else []),
             *(f"c{i}" for i, column in enumerate(columns) if _fails(cells.get(column, ()))),
-            *(f"b{by.index(backend)}" for _ in by[:1]),
-            *(f"p{blocks.index(block_of(tap))}" for _ in blocks[:1]),
-            *(f"o{operations.index(operation_of(tap))}" for _ in operations[:1]),
+            *(
+                f"{letter}{names.index(name)}"
+                for letter, names, name in (
+                    ("b", backends, backend),
+                    ("p", blocks, block_of(tap)),
+                    ("o", operations, operation_of(tap)),
+                )
+                if names
+            ),
         ]
         lines.append(
             _Line(
@@ -351,7 +357,7 @@ def _every(report: Report) -> _Every | None:
         ),
         lines=lines,
         left_out=len(keys) - len(kept),
-        backends=[_shortened(name, _OPTION) for name in by],
+        backends=[_shortened(name, _OPTION) for name in backends],
         blocks=[_shortened(name, _OPTION) for name in blocks],
         operations=[_shortened(name, _OPTION) for name in operations],
     )
@@ -404,16 +410,18 @@ def _shown(rows: Sequence[Row]) -> str:
     size = worst.required_tolerance
     if size is None:
         return worst.status.value.replace("_", " ")
+    if size == 0:
+        return "0"
     if worst.mode in (Mode.FLOAT64, Mode.PUBLISHED):
-        return f"{size:.2e}" if size else "0"
+        return f"{size:.2e}"
     whole = worst.mode is Mode.EXACT or size >= 1_000  # noqa: PLR2004 - an exponent comes later
     return f"{size:,.0f}" if whole else number(size)
 
 
 def _worst_element(row: Row) -> tuple[str, str, str]:
-    """Return the index of the largest difference, our value and the reference's."""
+    """Return the index of the largest difference, or why there is none, and both values."""
     if not row.worst_index:
-        return "", "", ""
+        return _shortened(row.detail), "", ""
     values = (row.value_ours, row.value_against)
     ours, theirs = ("" if value is None else f"{value:.6g}" for value in values)
     return str(list(row.worst_index)), ours, theirs

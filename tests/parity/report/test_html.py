@@ -204,7 +204,9 @@ def test_every_status_has_a_symbol(renamed: Renamed, status: Status) -> None:
     """A square has a symbol beside its colour, and a line the word."""
     report = renamed(str)
     rows = [
-        dataclasses.replace(row, status=status if row.tap == "h.5.attn" else Status.PASS)
+        dataclasses.replace(row, status=status, detail="a reason", worst_index=())
+        if row.tap == "h.5.attn"
+        else dataclasses.replace(row, status=Status.PASS)
         for row in report.results
     ]
     page = render(dataclasses.replace(report, results=rows, first_divergence=None))
@@ -213,7 +215,10 @@ def test_every_status_has_a_symbol(renamed: Renamed, status: Status) -> None:
     kind, symbol = square.groups()
     assert symbol == html._SYMBOLS[kind][0] != ""
     assert (kind == "pass") is (status is Status.PASS)
-    assert f"<td>{symbol} {html._SYMBOLS[kind][1]}<td" in page
+    line = re.search(r"<tr id=[^\n]*>h\.5\.attn<[^\n]*", page)
+    assert line is not None
+    assert f"<td>{symbol} {html._SYMBOLS[kind][1]}<td" in line[0]
+    assert "<td>a reason" in line[0]
 
 
 def test_a_broken_template_is_an_error_with_a_fix(
