@@ -414,11 +414,16 @@ def first_exact_difference(rows: Sequence[Row]) -> FirstDivergence | None:
     )
 
 
+def reference_of(row: Row) -> str:
+    """Return what a row is compared with, in words."""
+    return "Hugging Face" if row.against == "huggingface" else f"the {row.against}"
+
+
 def difference_found(row: Row) -> str:
     """Return what was found, in one phrase with its numbers."""
     if row.status is not Status.FAIL:
         return f"{row.status}: {row.detail}" if row.detail else row.status.value
-    against = "Hugging Face" if row.against == "huggingface" else f"the {row.against}"
+    against = reference_of(row)
     if row.required_tolerance is None:
         return f"its error to {against} is no finite number"
     if row.mode is Mode.EXACT:

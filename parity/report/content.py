@@ -146,12 +146,15 @@ def _divergence(first: FirstDivergence, report: Report) -> Section:
         "shape": row.shape and str(list(row.shape)),
         "worst at": row.worst_index and f"{list(row.worst_index)}: {values}",
         "errors": row.error_ours
+        and row.mode is not Mode.EXACT  # there it is a count, in the table
         and f"ours {number(row.error_ours)}"
         + (f", Hugging Face's {number(theirs)}" if theirs is not None else ""),
         "ratio": row.ratio and f"{number(row.ratio)} (bound {row.bound:g})",
         "amplification": row.amplification
         and f"{number(row.amplification)} times the error of its inputs",
-        "required tolerance": row.required_tolerance and number(row.required_tolerance),
+        "required tolerance": row.required_tolerance
+        and row.mode is not Mode.EXACT
+        and number(row.required_tolerance),
     }
     return Section(
         name="divergence",
@@ -202,8 +205,10 @@ def _table(report: Report) -> Section:
     if relative := [one for one in meanings if ":" not in one]:
         meanings = [one for one in meanings if ":" in one]
         meanings.append(f"{', '.join(relative)}: error / Hugging Face's error")
-    if any(mark in (GUILTY, INHERITED) for mark in marks):
-        meanings += [f"{BEYOND} beyond the bound", "follows: its inputs were wrong already"]
+    if any(line[at].endswith(BEYOND) for line in lines for at in range(2, 2 + len(modes))):
+        meanings.append(f"{BEYOND} beyond the bound")
+    if INHERITED in marks:
+        meanings.append("follows: its inputs were wrong already")
     return Section(
         name="rows",
         columns=("tap", "backend", *(_MODES[mode][0] for mode in modes), ""),
@@ -251,7 +256,7 @@ def _folded(report: Report) -> list[tuple[str, list[Row]]]:
         together = [row for of_tap in taps.values() for row in of_tap]
         fails = _differs(taps)
         if len(taps) == 1 or (fails and (not seen or (fault and fault not in seen))):
-            lines += _runs(taps)
+            lines += _runs(taps, report)
             seen += [fault] * (len(taps) > 1)
             alike = []
         elif not fails and not (shortens and group.startswith("h.")):
@@ -269,14 +274,14 @@ def _folded(report: Report) -> list[tuple[str, list[Row]]]:
 
 
 _RUN = 3
-"""Right operations in a row that are one line in a block with a wrong one."""
+"""Right or inherited taps in a row that are one line in a block with a wrong one."""
 
 
-def _runs(taps: Mapping[str, list[Row]]) -> Iterator[tuple[str, list[Row]]]:
-    """Yield a line for each tap, or for several right ones in a row."""
-    for fails, run in groupby(taps, key=lambda tap: _differs({tap: taps[tap]})):
+def _runs(taps: Mapping[str, list[Row]], report: Report) -> Iterator[tuple[str, list[Row]]]:
+    """Yield a line for each tap, or for several right or several inherited ones in a row."""
+    for mark, run in groupby(taps, key=lambda tap: mark_of(taps[tap], report)):
         names = list(run)
-        if fails or len(names) < _RUN:
+        if mark == GUILTY or len(names) < _RUN:
             yield from ((name, taps[name]) for name in names)
         else:
             last = names[-1].split(".", 2)[-1]

@@ -23,7 +23,7 @@ COMMANDS = [
 
 SCRIPTS = {
     *("reference.huggingface_tokenizer", "reference.surrogate"),
-    *("parity.known_faults", "bench.memory"),
+    *("parity.known_faults", "parity.report.json", "bench.memory"),
 }
 """Modules that are run and have no options: they write what is committed, or serve a process."""
 

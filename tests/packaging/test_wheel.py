@@ -19,6 +19,11 @@ DATA = {
     "scratch_gpt/tokenizer/character_classes.txt",
     "reference/surrogate_digests.json",
     "parity/faults/faults.json",
+    "parity/report/report.schema.json",
+    *(
+        f"parity/report/templates/{name}"
+        for name in ("picture.css", "picture.svg", "report.css", "report.html")
+    ),
     *(
         f"reference/goldens/{name}.json"
         for name in ("files", "generation", "losses", "matrices", "token_ids", "word_probabilities")

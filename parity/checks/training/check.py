@@ -37,7 +37,7 @@ from parity.core.gates import float64_rows, rounding_rows, run_names
 from parity.core.inputs import Inputs, digest
 from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
-from parity.core.results import FirstDivergence, Mode, Report, Row, Section
+from parity.core.results import FirstDivergence, Mode, Report, Row, Section, reference_of
 from parity.core.taps import Tap
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from reference import huggingface
@@ -257,13 +257,13 @@ def _explained(
     row = first.row
     if row.status is not Status.FAIL or row.mode is not Mode.FLOAT64:
         return dataclasses.replace(first, suspects=_SUSPECTS.get(row.mode, ""))
-    why = _WHY.format(row=row) if not row.detail else row.detail
+    why = _WHY.format(against=reference_of(row), row=row) if not row.detail else row.detail
     suspects = reason(signs_of(row, rows, peak=recipe.peak))
     return dataclasses.replace(first, why=why, suspects=suspects)
 
 
 _WHY = (
-    "in float64 it differs from the {row.against}'s by {row.error_ours:.2g} of its size; right "
+    "in float64 it differs from {against}'s by {row.error_ours:.2g} of its size; right "
     "code stays within {row.bound:g}"
 )
 _SUSPECTS = {
