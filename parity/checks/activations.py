@@ -344,8 +344,8 @@ def _diagnosed(report: Report, run: Comparison, stored: Activations) -> Iterator
         best = min(best, (_gap(made, value, visible), fault), key=lambda one: one[0])
     error, found = best
     if found is not None:
-        numbers = f"reproduced to {error:.0e}; the right form differs by {off:.0e}"
-        words = f"{found.what}; {found.right} ({numbers})"
+        with_it = f"with this mistake the numbers agree to {error:.0e}"
+        words = f"{found.what}; {found.right} ({with_it}; without it they differ by {off:.0e})"
         yield dataclasses.replace(wrong, fault=found.name, diagnosis=words, fix=found.fix)
 
 

@@ -54,9 +54,9 @@ def wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
         if (why := first.explanation) is not None:
             numbers = []
             if first.reproduced is not None:
-                numbers.append(f"reproduced to {first.reproduced:.0e}")
+                numbers.append(f"with this mistake the numbers agree to {first.reproduced:.0e}")
             if first.gap is not None:
-                numbers.append(f"the right form differs by {first.gap:.0e}")
+                numbers.append(f"without it they differ by {first.gap:.0e}")
             diagnosis = f"{why.what}; {why.right}" + f" ({'; '.join(numbers)})" * bool(numbers)
             fix = why.fix
         yield WrongOperation(

@@ -493,7 +493,7 @@ def top1_changes(found: Observations, names: RunNames, lead: float) -> list[Reas
         Reason(
             what=f"the first choice of a token differs, against a lead of {lead:.2g}",
             where=f"logits, attention {backend}, torch.{dtype}",
-            fix="look at logits with --explain logits",
+            fix="if no tap before the logits fails, look at them with --explain logits",
             code=ExitCode.FAIL,
         )
     ]

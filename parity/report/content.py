@@ -6,6 +6,7 @@ lines of their own where an operation of the block is wrong.
 """
 
 import dataclasses
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,8 +66,9 @@ def verdict_line(report: Report) -> str:
     )
     checked = "checked" if report.findings else "compared"
     first = report.first_divergence
-    where = f", first divergence at {first.tap}" if first is not None else ""
-    return f"{counted} {checked}{where}"
+    if first is None:
+        return f"{counted} {checked}"
+    return f"{checked} {counted}; first divergence at {first.tap}"
 
 
 _THINGS = {
@@ -127,7 +129,6 @@ def _wrong(wrong: WrongOperation, title: str) -> Section:
 def _divergence(first: FirstDivergence, report: Report) -> Section:
     """Return the facts about the first failing tap."""
     row = first.row
-    values = f"ours {number(row.value_ours)}, {row.against} {number(row.value_against)}"
     # Hugging Face's own error is in rows against the oracle alone.
     theirs = next(
         (
@@ -138,23 +139,22 @@ def _divergence(first: FirstDivergence, report: Report) -> Section:
         ),
         None,
     )
+    values = _apart(row.value_ours, row.value_against)
     run = dict.fromkeys([row.backend, row.dtype, row.mode])  # the float64 mode runs in float64
     facts = {
         "backend": f"{', '.join(run)}, against {row.against}",
         "found": first.why,
         "likely cause": first.suspects,
         "shape": row.shape and str(list(row.shape)),
-        "worst at": row.worst_index and f"{list(row.worst_index)}: {values}",
-        "errors": row.error_ours
-        and row.mode is not Mode.EXACT  # there it is a count, in the table
-        and f"ours {number(row.error_ours)}"
-        + (f", Hugging Face's {number(theirs)}" if theirs is not None else ""),
+        "worst at": row.worst_index
+        and f"{list(row.worst_index)}: ours {values[0]}, {row.against} {values[1]}",
+        "errors": theirs is not None
+        and f"ours {number(row.error_ours)}, Hugging Face's {number(theirs)}",
         "ratio": row.ratio and f"{number(row.ratio)} (bound {row.bound:g})",
+        "mismatches": row.mode is Mode.EXACT
+        and f"{row.error_ours:,.0f} of {math.prod(row.shape):,} elements",
         "amplification": row.amplification
-        and f"{number(row.amplification)} times the error of its inputs",
-        "required tolerance": row.required_tolerance
-        and row.mode is not Mode.EXACT
-        and number(row.required_tolerance),
+        and f"its error is {number(row.amplification)} times that of its inputs",
     }
     return Section(
         name="divergence",
@@ -168,6 +168,17 @@ def _divergence(first: FirstDivergence, report: Report) -> Section:
 def number(value: float | None) -> str:
     """Return a number with three significant digits, those that are 0 included."""
     return "unknown" if value is None else f"{value:#.3g}".removesuffix(".")
+
+
+def _apart(ours: float | None, theirs: float | None) -> tuple[str, str]:
+    """Return two values with three digits, or as many as show their difference."""
+    if ours is None or theirs is None:
+        return number(ours), number(theirs)
+    digits = 3
+    if ours != theirs and math.isfinite(ours) and math.isfinite(theirs):
+        relative = abs(ours - theirs) / max(abs(ours), abs(theirs))
+        digits = min(17, max(3, 2 - math.floor(math.log10(relative))))
+    return f"{ours:#.{digits}g}", f"{theirs:#.{digits}g}"
 
 
 # The table of rows.
@@ -230,7 +241,8 @@ def mark_of(rows: Sequence[Row], report: Report) -> str:
         return ""
     first = report.first_divergence
     named = {first.tap} if first is not None else set()
-    named |= {wrong.tap.partition(",")[0] for wrong in report.wrong}
+    if not any(row.mode is Mode.PER_OP for row in rows):  # which shows it better
+        named |= {wrong.tap.partition(",")[0] for wrong in report.wrong}
     for row in failing:
         own = row.mode in (Mode.EXACT, Mode.PER_OP) or row.status is not Status.FAIL
         if own or row.tap in named or first is None:
@@ -248,28 +260,30 @@ def _folded(report: Report) -> list[tuple[str, list[Row]]]:
     # Where every block passes, the growth of its error is of interest.
     shortens = report.verdict is Verdict.FAIL or all(r.mode is Mode.EXACT for r in report.results)
     lines: list[tuple[str, list[Row]]] = []
-    seen: list[list[str]] = []  # the operations at fault of each block that has lines of its own
+    seen: dict[str, list[str]] = {}  # the wrong taps of each block that has lines of its own
     alike: list[str] = []  # blocks that are like one of these, in the last line
-    alike_fail = False
+    of = False, ""  # whether they fail, and like which
     for group, taps in groups.items():
-        fault = [tap.split(".", 2)[-1] for tap in taps if _differs({tap: taps[tap]}, Mode.PER_OP)]
+        fault = [tap.split(".", 2)[-1] for tap in taps if mark_of(taps[tap], report) == GUILTY]
         together = [row for of_tap in taps.values() for row in of_tap]
-        fails = _differs(taps)
-        if len(taps) == 1 or (fails and (not seen or (fault and fault not in seen))):
+        fails = any(row.status is not Status.PASS for row in together)
+        same = next((other for other, wrong in seen.items() if fault == wrong and fault), "")
+        if len(taps) == 1 or (fails and (not seen or (fault and not same))):
             lines += _runs(taps, report)
-            seen += [fault] * (len(taps) > 1)
+            seen |= {group: fault} if len(taps) > 1 else {}
             alike = []
         elif not fails and not (shortens and group.startswith("h.")):
             lines.append((f"{group} ({len(taps)})", together))
             alike = []
         else:
-            joins = alike and alike_fail == fails
+            joins = alike and of == (fails, same)
             before = lines.pop()[1] if joins else []
             alike = [*alike, group] if joins else [group]
-            alike_fail = fails
+            of = fails, same
             name = group if len(alike) == 1 else f"{alike[0]} to {group}"
             count = len({row.tap for row in (*before, *together)})
-            lines.append((f"{name} ({count})", before + together))
+            like = f", as {same}" if same else ""
+            lines.append((f"{name} ({count}{like})", before + together))
     return lines
 
 
@@ -287,15 +301,6 @@ def _runs(taps: Mapping[str, list[Row]], report: Report) -> Iterator[tuple[str, 
             last = names[-1].split(".", 2)[-1]
             rows = [row for name in names for row in taps[name]]
             yield f"{names[0]} to {last} ({len(names)})", rows
-
-
-def _differs(taps: Mapping[str, Sequence[Row]], mode: Mode | None = None) -> bool:
-    """Return whether a row of some taps does not pass, in one mode or in any."""
-    return any(
-        row.status is not Status.PASS and mode in (None, row.mode)
-        for rows in taps.values()
-        for row in rows
-    )
 
 
 def cell(rows: Sequence[Row]) -> str:
@@ -323,23 +328,27 @@ _EFFECTS = {
     "loss_oracle": "loss, oracle",
     "log_softmax_largest": "largest change of a log-probability",
     "kl_largest": "largest KL divergence of a position",
-    "top1_agreement": "same first choice",
-    "top5_agreement": "same first five",
+    "top1_agreement": "positions with the same first choice",
+    "top5_agreement": "positions with the same first five",
     "rank_change_largest": "largest change of rank in the first five",
 }
 
 
 def _effects(by_backend: Mapping[str, Mapping[str, float]]) -> Section:
     """Return how loss, probabilities and rankings change."""
-    forms = dict.fromkeys(("loss_ours", "loss_oracle"), "{:.8g}")  # they differ in late digits
+
+    def shown(name: str, value: float) -> str:
+        if name.startswith("loss"):
+            return f"{value:.8g}"  # they differ in late digits
+        if name.startswith("top"):
+            return f"{100 * value:.3g} %"
+        return f"{value:.0f}" if name.startswith("rank") else number(value)
+
     return Section(
         name="effects",
         columns=("effect on the logits", *by_backend),
         rows=[
-            [
-                label,
-                *(forms.get(name, "{:.3g}").format(values[name]) for values in by_backend.values()),
-            ]
+            [label, *(shown(name, values[name]) for values in by_backend.values())]
             for name, label in _EFFECTS.items()
         ],
         right=range(1, len(by_backend) + 1),

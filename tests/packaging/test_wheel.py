@@ -192,7 +192,7 @@ def test_console_scripts_start_the_commands(packed: Distribution) -> None:
     assert all(callable(point.load()) for point in found.values())
 
 
-TOOLS = {"test", "docs", "dev"}
+TOOLS = {"browser", "test", "docs", "dev"}
 """The extras whose packages are run rather than imported."""
 
 

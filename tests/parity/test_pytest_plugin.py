@@ -77,7 +77,7 @@ def test_a_right_model_passes_and_a_wrong_one_fails_with_the_report(
     found.assert_outcomes(passed=2, failed=1)
     text = found.stdout.str()
     assert ">       parity_check(wrong)" in text
-    assert "ParityFailedError: fail: 33 of 33 taps on plain compared, first divergence at" in text
+    assert "ParityFailedError: fail: compared 33 of 33 taps on plain; first divergence at" in text
     assert "E       first divergence: h.1.mlp.gelu" in text
     assert "testing.py" not in text  # the plugin's own frames are hidden
 

@@ -263,7 +263,7 @@ def test_a_known_mistake_is_named(
     assert report["verdict"] == "fail"
     found = report["wrong"][0]
     assert (found["tap"], found["fault"]) == (report["first_divergence"]["tap"], fault)
-    assert "reproduced to" in found["diagnosis"]
+    assert "with this mistake the numbers agree to" in found["diagnosis"]
     assert found["fix"]
 
 

@@ -61,7 +61,7 @@ def test_the_bug_of_the_example_is_named(check: Check) -> None:
     assert wrong["place"].endswith(f"broken_gpt.py:{line}, functional.gelu")
     assert wrong["tap"] == "h.0.mlp.gelu, and in blocks 1 to 11"
     assert wrong["diagnosis"].startswith(
-        "the erf form of GELU; GPT-1 has the tanh form of GELU (reproduced to "
+        "the erf form of GELU; GPT-1 has the tanh form of GELU (with this mistake the numbers "
     )
     assert wrong["fix"] == 'functional.gelu(x, approximate="tanh")'
 

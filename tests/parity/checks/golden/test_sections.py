@@ -94,7 +94,7 @@ def test_a_difference_is_reported_in_detail(failed: Report) -> None:
 
 def test_the_verdict_counts_numbers(passed: Report, failed: Report) -> None:
     assert text(passed).splitlines()[-1] == "PASS  65 of 65 published numbers compared"
-    last = "FAIL  64 of 65 published numbers compared, first divergence at last/argmax"
+    last = "FAIL  compared 64 of 65 published numbers; first divergence at last/argmax"
     assert text(failed).splitlines()[-1] == last
 
 
