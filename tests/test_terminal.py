@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from parity import session
-from parity.checkpoints.export import Form, export
+from parity.checkpoints.export import OPENAI, export
 from parity.checkpoints.load import load_weights
 
 HOSTILE = os.fsdecode(b"a[]x]\x1b]0;t\x07\x1b[2J\x08\rq\n\xe2\x80\xae\xc2\x9b1m\xff")
@@ -80,7 +80,7 @@ def folder(tmp_path: Path, small_vocabulary: Path, monkeypatch: pytest.MonkeyPat
     )
     (folder / "forward.py").write_text(raising, encoding="utf-8")
     made = folder / HOSTILE
-    export(load_weights("tiny"), made, Form.OPENAI, overwrite=False, progress=lambda *_: None)
+    export(load_weights("tiny"), made, OPENAI, overwrite=False, progress=lambda *_: None)
     config = made / "config.json"
     fields = json.loads(config.read_bytes()) | {"x\x1b[2J\u202e": "\x07"}
     config.write_text(json.dumps(fields), encoding="utf-8")

@@ -94,7 +94,7 @@ def _widths(section: Section, page: int, group: Sequence[Section] = ()) -> list[
         wanted = [max(pair) for pair in zip(wanted, widths, strict=True)]
     least = [width - _GAP for width in _least(section)[:-1]] + _least(section)[-1:]
     room = page - _GAP * (len(wanted) - 1)
-    if sum(wanted) <= room:
+    if sum(wanted) <= room or wanted == least:
         return wanted
     needs = [want - low for want, low in zip(wanted, least, strict=True)]
     spare = max(0, room - sum(least))

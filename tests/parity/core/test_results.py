@@ -286,7 +286,7 @@ def test_the_first_tensor_that_differs_is_named() -> None:
     first = first_exact_difference(rows)
     assert (first.tap, first.row) == ("b", rows[1])
     assert "12,345" in first.why
-    assert "huggingface" in first.why
+    assert "Hugging Face" in first.why
     assert first_exact_difference(rows[:1]) is None
 
 
