@@ -35,7 +35,7 @@ from parity.core.gates import (
 )
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations, Pass, Subject, TapCallback, walk_in_lockstep
-from parity.core.metrics import consequences, visible_entries
+from parity.core.metrics import Status, consequences, visible_entries
 from parity.core.results import Mode, Reason, Report, Row, count, finish, first_divergence
 from parity.core.taps import Tap, never_formed, taps, undefined_taps
 from parity.core.tolerances import Bounds, Precision
@@ -176,8 +176,10 @@ class Comparison:
                 self.rows += extra_rows(found, names, self.plan, backend, "float64", Mode.FLOAT64)
             if Mode.END_TO_END in self.modes and self.precision is not None:
                 self._judge(found, backend, Mode.END_TO_END, self.precision)
-                lead = self.consequences.get(backend, {}).get("flip_gap_largest", 0.0)
-                self.reasons += top1_changes(found, run_names(backend, self.precision.dtype), lead)
+                if all(r.status is Status.PASS for r in self.rows if r.backend == backend):
+                    lead = self.consequences.get(backend, {}).get("flip_gap_largest", 0.0)
+                    names = run_names(backend, self.precision.dtype)
+                    self.reasons += top1_changes(found, names, lead)
 
     def _allows(self, narrow: str) -> bool:
         """Return whether a dtype may enter a float64 run: float32, and the one to be checked."""

@@ -207,7 +207,7 @@ class Section:
     failed: bool = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Report:
     """A finished check.
 
@@ -256,6 +256,11 @@ class Report:
     version: str = ""
     commit: str = ""
     seconds: float | None = None
+
+    def __repr__(self) -> str:
+        """Return check, verdict and counts; `str` returns the report as text."""
+        counts = f"{self.plan.compared} of {self.plan.planned} compared"
+        return f"<Report {self.check}: {self.verdict.value}, {counts}>"
 
     def __str__(self) -> str:
         """Return the report as text."""

@@ -83,7 +83,8 @@ BLOCK_KINDS = (
         "attn.context",
         Axes.ROWS,
         ("attn.weights", "attn.query", "attn.key", "attn.value"),
-        "heads merged without transpose(1, 2); where weights are not formed, also the causal mask",
+        "heads merged without transpose(1, 2); where weights are not formed, also the scale, the "
+        "mask or a narrower dtype in attention",
     ),
     Kind(
         "attn",

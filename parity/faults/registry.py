@@ -88,18 +88,21 @@ def check_name(
     """
     name, at, block = text.partition("@")
     if name not in known:
-        near = get_close_matches(name, known)
+        near = get_close_matches(name.lower(), known)
         guess = f"did you mean {' or '.join(near)}? " if near else ""
         raise UsageError(
             f"no fault is called {quote(name)}",
             where=where,
-            fix=f"{guess}`--inject-fault list` describes all: {', '.join(known)}",
+            fix=f"{guess}`--inject-fault list` describes all"
+            + ("" if near else f": {', '.join(known)}"),
         )
     if not at:
         return name, None
     if not blocks:
         raise UsageError(f"the fault {name} has no block", where=where, fix=f"use {name}")
-    if not block.isdecimal() or len(block) > _MOST_DIGITS:  # int() rejects 4,301 digits
+    if (
+        not (block.isascii() and block.isdecimal()) or len(block) > _MOST_DIGITS
+    ):  # int() rejects 4,301 digits
         raise UsageError(
             f"there is no block {quote(block)}",
             where=where,

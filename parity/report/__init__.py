@@ -128,7 +128,7 @@ def require_replaceable(path: Path, where: str) -> None:
         UsageError: Something there is no report, and would be lost.
         EnvironmentUnfitError: It is no regular file, or its folder does not exist.
     """
-    if path.is_dir() or not path.parent.is_dir():
+    if path.is_dir() or not Path(os.path.realpath(path)).parent.is_dir():
         raise EnvironmentUnfitError(
             "the report cannot be written: " + ("a folder" if path.is_dir() else "no folder"),
             where=where,

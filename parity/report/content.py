@@ -10,7 +10,7 @@ import math
 import re
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from parity.core.metrics import Status
@@ -105,12 +105,22 @@ def _heading(report: Report) -> Section:
         for backend, why in report.inputs.get("not_run", {}).items()
     ]
     if hidden := [one["tap"] for one in report.plan.exempt if one["backend"] == "candidate"]:
-        kinds = dict.fromkeys(re.sub(r"^h\.\d+\.", "h.*.", tap) for tap in hidden)
-        lines.append(("not shown", f"{len(hidden)} taps of the candidate: {', '.join(kinds)}"))
+        names = ", ".join(_by_kind(hidden, {row.tap for row in report.results}))
+        lines.append(("not shown", f"{len(hidden)} taps of the candidate: {names}"))
     versions = ("torch", "transformers", "threads")
     found = [f"{name} {report.environment[name]}" for name in versions if report.environment]
     lines.append(("environment", ", ".join(found)))
     return Section(name="heading", rows=[line for line in lines if line[1]], folds=(1,))
+
+
+def _by_kind(hidden: Sequence[str], shown: Collection[str]) -> list[str]:
+    """Return names of taps, with `h.*` for those that no block shows."""
+    found: dict[str, None] = {}
+    for tap in hidden:
+        kind = re.sub(r"^h\.\d+\.", "", tap)
+        in_others = any(re.fullmatch(rf"h\.\d+\.{re.escape(kind)}", one) for one in shown)
+        found[tap if in_others or kind == tap else f"h.*.{kind}"] = None
+    return list(found)
 
 
 def _wrong(wrong: WrongOperation, title: str) -> Section:
@@ -406,7 +416,7 @@ def _next_step(report: Report) -> str:
     """Return a command that looks closer at a failure; "" if there is none."""
     first = report.first_divergence
     asks = report.check == "layerwise" and report.command and report.explanation is None
-    if first is None or not asks or "--explain" in report.command:
+    if first is None or not asks or first.row.status is Status.EXTRA:
         return ""
     kept: list[str] = []
     words = iter(shlex.split(report.command))  # made by shlex.quote
