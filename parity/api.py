@@ -4,6 +4,7 @@ The functions of the checks themselves take what the command line has prepared.
 """
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,21 +27,35 @@ from parity.checks.tokens.check import tokens as tokens_check
 from parity.checks.tokens.runners import CandidateTokenizer, choose_vocabulary
 from parity.checks.training.check import training
 from parity.checks.training.runners import batches
-from parity.core.candidates import build_candidate
+from parity.core.candidates import build_candidate, shows_taps
 from parity.core.inputs import Inputs, from_rows, seeded
 from parity.core.results import Report
 from parity.core.runners import build_huggingface
+from parity.core.tolerances import precision_of
 from parity.errors import InputRejectedError, UsageError, mapped_errors
-from parity.options import MOST, GenerationOptions
+from parity.options import MOST, BatchOptions, GenerationOptions
 from parity.session import report_identity
+from scratch_gpt.errors import quote
 from scratch_gpt.model import GPT
-from scratch_gpt.options import Pretokenizer
+from scratch_gpt.options import Pretokenizer, limits
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
 Model = nn.Module | Callable[..., object] | str | os.PathLike[str]
 """A model with its weights; or a class, a function or `FILE.py` that makes one."""
 
-CHECKS = ("layerwise", "gradients", "training", "generation", "weights")
+_DRAWN = ("seq_len", "batch_size", "seed")
+_MADE = ("weights", "mapping")
+TAKES = {
+    "layerwise": ("ids", *_DRAWN, "dtype", "taps", "call", *_MADE),
+    "gradients": ("ids", *_DRAWN, "dtype", "taps", "call", *_MADE),
+    "training": (*_DRAWN, "dtype", "taps", *_MADE),
+    "generation": ("ids", "seed", "dtype", *_MADE),
+    "weights": _MADE,
+}
+"""The settings that have an effect on each check of `assert_parity`."""
+
+_OF_ANOTHER = ("ids", *_DRAWN, "call")
+"""The same with another reference than GPT-1's."""
 
 _STEPS, _PARTS = 3, 2
 """Steps and micro-batches of a check of training."""
@@ -115,27 +130,42 @@ def tokens(
 
 def run_check(
     model: Model,
-    reference: nn.Module | str | None,
+    reference: nn.Module | str | os.PathLike[str] | None,
     ids: Tensor | Sequence[Sequence[int]] | None,
-    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any],
 ) -> Report:
     """Return the report of a check; the arguments are those of `parity.assert_parity`.
 
     Raises:
         ParityError: The check cannot start.
     """
-    check, dtype, taps = settings["check"], settings["dtype"], settings["taps"]
-    _require(check in CHECKS, f"there is no check {check!r}", "check", f"use {', '.join(CHECKS)}")
-    candidate, theirs, identity = _sides(model, reference, settings["weights"], settings["mapping"])
+    first, second = _as_text(model), _as_text(reference)
+    given = {name: _as_text(value) for name, value in given.items()}
+    settings = {**defaults, **given}
+    check, dtype, taps, seed = (settings[name] for name in ("check", "dtype", "taps", "seed"))
+    _require_sides(first, second, given)
+    _require_settings(first, second, given, check, is_given=ids is not None)
+    name, mapping = settings["weights"], settings["mapping"]
+    candidate, theirs, identity = _sides(first, second, name, mapping)
     vocab_size, longest = _sizes(theirs)
-    given = _inputs(ids, vocab_size, longest, settings)
-    token_ids, mask = given.token_ids, given.attention_mask
+    settings["seq_len"] = given.get("seq_len", min(settings["seq_len"], longest))
+    shortest = 2 if check == "training" else 1
+    _require(
+        shortest <= settings["seq_len"] <= longest,
+        f"{settings['seq_len']} tokens in a row",
+        "seq_len",
+        f"use {shortest} to {longest}: the model takes no more"
+        + (", and one token predicts none" if check == "training" else ""),
+    )
+    drawn = _inputs(ids, vocab_size, longest, settings)
+    token_ids, mask = drawn.token_ids, drawn.attention_mask
     if not isinstance(theirs, OpenAIGPTLMHeadModel):
         _require(
-            (check, dtype, taps, mask) == ("layerwise", "float32", "*", None),
-            "with another reference than GPT-1's there is only layerwise, in float64, of all taps",
-            f"the reference is {type(theirs).__name__}",
-            "leave out check, dtype and taps, and give rows of one length",
+            mask is None,
+            "with another reference than GPT-1's padding is not compared",
+            "ids with rows of unequal lengths",
+            "give rows of one length",
         )
         return compare(candidate, theirs, token_ids, call=settings["call"], identity=identity)
     if check == "weights":
@@ -144,23 +174,122 @@ def run_check(
         fix = "give a scratch_gpt.GPT"
         if not isinstance(candidate, GPT):
             raise UsageError("only our own model generates here", where="the model", fix=fix)
-        prompts = None if ids is None else [row[None] for row in token_ids]
-        return generation(candidate, theirs, prompts, seed=settings["seed"], dtype=dtype)
+        real = torch.ones_like(token_ids, dtype=torch.bool) if mask is None else mask
+        rows = zip(token_ids, real, strict=True)
+        prompts = None if ids is None else [row[keep][None] for row, keep in rows]
+        return generation(candidate, theirs, prompts, seed=seed, dtype=dtype)
     options = {"dtype": dtype, "select": taps, "identity": identity}
     if check == "training":
-        _require(ids is None, "the ids of every step are drawn", "ids", "give seq_len and seed")
         batch, time = token_ids.shape
         steps = batches(
-            steps=_STEPS,
-            parts=_PARTS,
-            batch=batch,
-            time=time,
-            vocab_size=vocab_size,
-            seed=settings["seed"],
+            steps=_STEPS, parts=_PARTS, batch=batch, time=time, vocab_size=vocab_size, seed=seed
         )
         return training(candidate, theirs, steps, parts=_PARTS, **options)
+    _require(
+        settings["call"] is None or not shows_taps(candidate),
+        "a model that takes a tap is called as model(ids, positions, mask, tap=tap)",
+        f"call={quote(settings['call'])}",
+        "leave it out",
+    )
     run = layerwise if check == "layerwise" else gradients
     return run(candidate, theirs, token_ids, attention_mask=mask, call=settings["call"], **options)
+
+
+def _as_text(value: Any) -> Any:  # noqa: ANN401 - any argument of a user
+    """Return a path as text that is no name of the hub, and anything else as it is."""
+    is_path = isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)
+    return os.path.join(os.curdir, value) if is_path else value  # noqa: PTH118 - Path drops "."
+
+
+def _require_sides(model: object, reference: object, given: Mapping[str, Any]) -> None:
+    """Require a model, and a reference or weights that fit it.
+
+    Raises:
+        UsageError: One is of another type, or they contradict each other.
+    """
+    _require(
+        isinstance(model, str) or callable(model),
+        f"a model is expected, not {type(model).__name__}",
+        "the first argument",
+        "give a torch module, a class, a function or FILE.py",
+    )
+    _require(
+        reference is None or isinstance(reference, nn.Module) or _is_text(reference),
+        f"a reference is expected, not {quote(reference)}",
+        "the second argument",
+        "give a torch module, or the name of weights, as openai-gpt",
+    )
+    _require(
+        reference is None or "weights" not in given,
+        "the weights are given twice",
+        f"weights={quote(given.get('weights'))} with a reference",
+        "give one: the reference has its weights",
+    )
+    _require(
+        isinstance(model, nn.Module) or not isinstance(reference, nn.Module),
+        "a model that is only made here cannot have the weights of a reference",
+        "the first argument with a reference",
+        "give a model with the same weights, or the name of weights instead of the reference",
+    )
+
+
+def _require_settings(
+    model: object, reference: object, given: Mapping[str, Any], check: object, *, is_given: bool
+) -> None:
+    """Require settings of the right type and range, each with an effect on the check.
+
+    A setting without an effect would pass for one that was checked.
+
+    Raises:
+        UsageError: One is another.
+    """
+    near = difflib.get_close_matches(str(check), TAKES, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    fix = f"{guess}use {', '.join(TAKES)}"
+    _require(check in [*TAKES], f"there is no check {quote(check)}", "check", fix)
+    is_another = not isinstance(reference, OpenAIGPTLMHeadModel | str | None)
+    what = "with another reference than GPT-1's there is only layerwise, in float64, of all taps"
+    where = f"the reference is {type(reference).__name__}"
+    _require(check == "layerwise" or not is_another, what, where, "leave out check")
+    takes = _OF_ANOTHER if is_another else TAKES[str(check)]
+    for name in [*given, *(["ids"] if is_given else [])]:
+        others = [one for one, its in TAKES.items() if name in its and not is_another]
+        _require(
+            name in ("check", *takes),
+            what if is_another else f"the check {check} does not use {name}",
+            f"{name} with " + (where if is_another else f"check={check!r}"),
+            "leave it out" + (f", or use check={' or '.join(others)}" if others else ""),
+        )
+    for name, value in given.items():
+        where = f"{name}={quote(value)}"
+        if name in _DRAWN:
+            low, high = limits(BatchOptions, name)
+            is_right = type(value) is int and low <= value <= high
+            _require(is_right, "it is no number for this", where, f"use {low} to {high}, an int")
+        elif name != "dtype":
+            _require(_is_text(value), "it is no text, or empty", where, "give a text, or no value")
+    precision_of(given.get("dtype", "float64"))
+    of_ids = _DRAWN[:2] if check == "generation" else _DRAWN  # its seed draws logits too
+    unused = [name for name in of_ids if name in given and is_given]
+    _require(not unused, "no ids are drawn", f"{', '.join(unused)} with ids", "give one of the two")
+    holds = isinstance(model, nn.Module) and "weights" not in given
+    _require(
+        "mapping" not in given or not holds,
+        "the model holds its weights already, so nothing is mapped",
+        f"mapping={quote(given.get('mapping'))}",
+        "leave it out, or name the weights to copy into the model: weights='tiny'",
+    )
+    is_made = not isinstance(model, nn.Module) and "weights" in given
+    _require(
+        check != "weights" or reference is not None or is_made,
+        "the model's weights would be compared with themselves",
+        "check='weights' without a reference",
+        "give a reference with the right weights, or their name, as openai-gpt",
+    )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _require(condition: bool, what: str, where: str, fix: str) -> None:  # noqa: FBT001
@@ -169,32 +298,16 @@ def _require(condition: bool, what: str, where: str, fix: str) -> None:  # noqa:
 
 
 def _sides(
-    model: Model, reference: nn.Module | str | None, name: str | None, mapping: str | None
+    model: Any,  # noqa: ANN401 - a Model
+    reference: nn.Module | str | None,
+    name: str | None,
+    mapping: str | None,
 ) -> tuple[nn.Module, nn.Module, dict[str, Any]]:
     """Return the candidate, its reference with the same weights, and both for the report.
 
     `name` is that of weights, which both sides get.
     """
-    model = os.fspath(model) if isinstance(model, os.PathLike) else model
-    _require(
-        isinstance(model, str) or callable(model),
-        f"a model is expected, not {type(model).__name__}",
-        "the first argument",
-        "give a torch module, a class, a function or FILE.py",
-    )
-    _require(
-        reference is None or name is None,
-        "the weights are given twice",
-        f"weights={name!r} with a reference",
-        "give one: the reference has its weights",
-    )
     if isinstance(reference, nn.Module):
-        _require(
-            isinstance(model, nn.Module),
-            "a model that is only made here cannot have the weights of a reference",
-            "the first argument with a reference",
-            "give a model with the same weights, or the name of weights instead of the reference",
-        )
         fields = getattr(getattr(reference, "config", None), "to_dict", dict[str, Any])()
         identity = report_identity({"source": "the reference's own"}, fields)
         return cast("nn.Module", model), reference, identity
@@ -254,7 +367,7 @@ def _inputs(
     if ids is None:
         return seeded(
             batch=settings["batch_size"],
-            time=min(settings["seq_len"], longest),
+            time=settings["seq_len"],
             vocab_size=vocab_size,
             seed=settings["seed"],
         )

@@ -4,9 +4,11 @@ pytest loads it in every project of the environment, so nothing here imports tor
 part of this project that takes time.
 """
 
+import contextlib
 import difflib
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,8 @@ _RAN = pytest.StashKey[int]()
 """How many checks a test ran."""
 _FOLDER = pytest.StashKey[Path]()
 """The folder of the reports, made."""
+_UNCHANGED = pytest.StashKey[dict[Path, str]]()
+"""The files of a test's reports that could not be removed or written, with the reasons."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,8 +70,18 @@ def parity_check() -> Callable[..., "Report"]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    """Begin a test, or repeat it: no check has run. Fail it if its marker is wrong."""
+    """Begin a test, or repeat it: no check has run. Fail it if its marker is wrong.
+
+    Its older reports are removed: it may fail before it writes others.
+    """
     item.stash[_RAN] = 0
+    item.stash[_UNCHANGED] = {}
+    for file in _older_reports(item):
+        with _noting(item, file):
+            from parity.report import require_replaceable  # not needed where there is no report
+
+            require_replaceable(file, str(file))
+            file.unlink()
     for marker in item.iter_markers("parity"):
         for given in (*map(repr, marker.args), *marker.kwargs):
             if given not in SETTINGS:
@@ -90,7 +104,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         if _FOLDER in item.config.stash:
             name = file_name(item.nodeid, item.stash[_RAN])
             for form in _FORMS:
-                report.save(item.config.stash[_FOLDER] / (name + form))
+                file = item.config.stash[_FOLDER] / (name + form)
+                with _noting(item, file):
+                    report.save(file)
 
     with listening(settings, take):
         return (yield)
@@ -110,10 +126,41 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Warn of reports that could not be written; an error in the test would hide its verdict."""
+    try:
+        return (yield)
+    finally:
+        for file, why in item.stash.get(_UNCHANGED, {}).items():
+            warnings.warn(pytest.PytestWarning(f"no parity report: {file}: {why}"), stacklevel=1)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:  # noqa: ANN401 - no public type
     """Print where the reports are."""
     if folder := terminalreporter.config.stash.get(_FOLDER, None):
         terminalreporter.write_line(f"parity reports: {folder}")
+
+
+def _older_reports(item: pytest.Item) -> list[Path]:
+    """Return the files in the folder with the names of a test's reports."""
+    if _FOLDER not in item.config.stash:
+        return []
+    name = file_name(item.nodeid, 1)
+    pattern = re.compile(rf"{name}(-\d+)?({'|'.join(map(re.escape, _FORMS))})")
+    found = item.config.stash[_FOLDER].glob(f"{name}*")
+    return [file for file in found if pattern.fullmatch(file.name) and file.exists()]
+
+
+@contextlib.contextmanager
+def _noting(item: pytest.Item, file: Path) -> Iterator[None]:
+    """Note an error about a report's file, for the warning at the end of the test."""
+    from parity.errors import ParityError
+
+    try:
+        yield
+    except (ParityError, OSError) as error:
+        item.stash[_UNCHANGED][file] = getattr(error, "what", None) or str(error)
 
 
 def file_name(test: str, number: int) -> str:

@@ -47,35 +47,37 @@ def listening(defaults: Mapping[str, Any], listener: "Callable[[Report], None]")
 
 def assert_parity(  # noqa: PLR0913 - one argument for each setting
     model: "nn.Module | Callable[..., object] | str | PathLike[str]",
-    reference: "nn.Module | str | None" = None,
+    reference: "nn.Module | str | PathLike[str] | None" = None,
     ids: "Tensor | list[list[int]] | None" = None,
     *,
     check: str | None = None,
-    weights: str | None = None,
+    weights: "str | PathLike[str] | None" = None,
     seq_len: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     dtype: str | None = None,
     taps: str | None = None,
     call: str | None = None,
-    mapping: str | None = None,
+    mapping: "str | PathLike[str] | None" = None,
 ) -> "Report":
     """Check a model against its reference; return the report of a pass.
 
-    A setting that is not given is that of the test's marker `parity`, else its default.
+    A setting that is not given is that of the test's marker `parity`, else its default. One that
+    has no effect on the check, or on these arguments, is an error.
 
     Args:
         model: A model with its weights; or a class, a function or `FILE.py` that makes one.
         reference: A model with the same weights; or the name of these weights, as `openai-gpt`.
             Without it the weights of `scratch_gpt.GPT` and of Hugging Face's GPT-1 are read from
-            the model itself.
+            the model itself, except for the check `weights`, which needs others.
         ids: Token ids `[batch time]`, or rows of them. Default: drawn from `seed`.
         check: `layerwise` (default), `gradients`, `training`, `generation` or `weights`.
         weights: Name of weights, which both sides get. Default for what makes a model: `tiny`.
         seq_len: Drawn tokens in a row; by default 64, or fewer if the model takes fewer.
         batch_size: Drawn rows, by default 1.
         seed: Of the drawn ids, by default 0.
-        dtype: The dtype whose rounding is checked, by default `float32`.
+        dtype: The dtype whose rounding is checked: `float32` (default), `bfloat16`, `float16`; or
+            `float64` for none.
         taps: Pattern of the names to compare, by default all.
         call: How the model is called, as `model(ids, targets=ids)`. Default: it is found out.
         mapping: File that says what the parameters of a made model hold, as `--map`.
@@ -85,7 +87,7 @@ def assert_parity(  # noqa: PLR0913 - one argument for each setting
             `AssertionError` with the report as its text.
     """
     __tracebackhide__ = True
-    given = {
+    arguments = {
         "check": check,
         "weights": weights,
         "seq_len": seq_len,
@@ -96,18 +98,17 @@ def assert_parity(  # noqa: PLR0913 - one argument for each setting
         "call": call,
         "mapping": mapping,
     }
-    chosen = {**SETTINGS, **_defaults} | {
-        k: value for k, value in given.items() if value is not None
-    }
+    given = {**_defaults, **{k: value for k, value in arguments.items() if value is not None}}
+    given = {k: value for k, value in given.items() if value is not None}  # a marker's None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of libraries, as they are imported
         from parity.api import run_check
         from parity.core.results import ParityFailedError, Verdict, error_report
         from parity.errors import ParityError
     try:
-        report = run_check(model, reference, ids, chosen)
+        report = run_check(model, reference, ids, given, SETTINGS)
     except ParityError as error:  # as a report, it is written and printed like the others
-        report = error_report(error, str(chosen["check"]))
+        report = error_report(error, str(given.get("check", SETTINGS["check"])))
     if _listener is not None:
         _listener(report)
     if report.verdict is not Verdict.PASS:

@@ -108,6 +108,12 @@ def options_of(options: type) -> list["dataclasses.Field[Any]"]:
     return [fields[name] for name in dict.fromkeys(names)]
 
 
+def limits(options: type, name: str) -> tuple[Any, Any]:
+    """Return the smallest and the largest value of an option; None where there is no limit."""
+    (shown,) = (f.metadata[_TYPER] for f in dataclasses.fields(options) if f.name == name)
+    return shown["min"], shown["max"]
+
+
 def recorded(options: Any) -> dict[str, object]:  # noqa: ANN401 - an options class's value
     """Return the options that a report records and that are not at their default, by name."""
     return {

@@ -12,7 +12,7 @@ from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.inputs import Inputs
 from parity.core.results import Mode, Report
-from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
+from parity.core.tolerances import PRECISIONS, Bounds, bounds_for, precision_of
 from scratch_gpt.progress import Progress
 
 
@@ -66,7 +66,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         candidates=by_backend(candidate),
         reference=reference,
         inputs=Inputs(token_ids=token_ids, positions=positions, attention_mask=attention_mask),
-        precision=PRECISIONS.get(dtype),
+        precision=precision_of(dtype),
         modes=frozenset(modes) & (frozenset(Mode) if dtype in PRECISIONS else {Mode.FLOAT64}),
         select=select,
         bounds=bounds or bounds_for(dtype),

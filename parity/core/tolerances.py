@@ -8,11 +8,13 @@ Two rules are checked whenever bounds are made, and bounds that break them are r
 """
 
 import dataclasses
+import difflib
 import math
 
 import torch
 
-from parity.errors import InconclusiveError
+from parity.errors import InconclusiveError, UsageError
+from scratch_gpt.errors import quote
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,9 +106,27 @@ def _within(name: str, bound: float, low: float, high: float) -> None:
         )
 
 
+def precision_of(dtype: str) -> Precision | None:
+    """Return how the rounding of a dtype is judged; None for `float64`, whose rounding is not.
+
+    Raises:
+        UsageError: There is no such dtype. Else a misspelt one would pass without its check.
+    """
+    known = (*PRECISIONS, "float64")
+    if dtype not in known:
+        near = difflib.get_close_matches(str(dtype), known, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"there is no dtype {quote(dtype)} whose rounding can be checked",
+            where="dtype",
+            fix=f"{guess}use {', '.join(known)}",
+        )
+    return PRECISIONS.get(dtype)
+
+
 def bounds_for(dtype: str) -> Bounds:
     """Return the bounds under which models of this dtype are judged."""
-    precision = PRECISIONS.get(dtype)
+    precision = precision_of(dtype)
     return Bounds() if precision is None else Bounds(quality=precision.quality)
 
 

@@ -5,7 +5,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,7 +18,10 @@ from parity.checks.tokens import faults as tokenizer_faults
 from parity.checks.tokens.runners import CandidateTokenizer
 from parity.core.results import ParityFailedError, Report, Verdict
 from parity.core.runners import build_huggingface
+from parity.core.tolerances import precision_of
+from parity.errors import UsageError
 from parity.faults.forward import inject
+from parity.options import Dtype
 from parity.testing import SETTINGS
 from scratch_gpt import GPT, GPTConfig, Tokenizer
 
@@ -134,6 +137,35 @@ def test_modes_of_the_models_stay(right: GPT, reference: OpenAIGPTLMHeadModel) -
 WRONG_USE = {
     "a number": ((3,), {}, "a model is expected, not int"),
     "an unknown check": (("right",), {"check": "layers"}, "no check 'layers'"),
+    "a misspelt check": (("right",), {"check": "layerwse"}, "did you mean layerwise?"),
+    "a misspelt dtype": (("right",), {"dtype": "bfloat61"}, "did you mean bfloat16?"),
+    "an integer dtype": (("right",), {"dtype": "int8"}, "no dtype 'int8'"),
+    "a dtype of torch": (("right",), {"dtype": torch.float16}, "no dtype torch.float16"),
+    "a short dtype": (("right",), {"check": "generation", "dtype": "fp16"}, "no dtype 'fp16'"),
+    "a number as the reference": (("right", 3), {}, "a reference is expected, not 3"),
+    "an empty reference": (("right", ""), {}, "a reference is expected, not ''"),
+    "a path to nothing": (("right", Path("no/such")), {}, "there is nothing at that path"),
+    "empty weights": ((GPT,), {"weights": " "}, "it is no text, or empty"),
+    "a list of taps": (("right",), {"taps": ["logits"]}, "it is no text, or empty"),
+    "a text for a number": (("right",), {"seq_len": "5"}, "use 1 to 1000000, an int"),
+    "a fraction of rows": (("right",), {"batch_size": 1.0}, "batch_size=1.0"),
+    "a truth as a number": (("right",), {"seq_len": True}, "seq_len=True"),
+    "a negative seed": (("right",), {"seed": -1}, "use 0 to 9223372036854775807"),
+    "no rows": (("right",), {"batch_size": 0}, "batch_size=0"),
+    "a length that does not fit": (("right",), {"seq_len": 33}, "use 1 to 32"),
+    "training on one token": (("right",), {"check": "training", "seq_len": 1}, "use 2 to 32"),
+    "a length with ids": (("right", None, [[1, 2]]), {"seq_len": 5}, "seq_len with ids"),
+    "a seed with ids": (("right", None, [[1, 2]]), {"seed": 5}, "seed with ids"),
+    "a mapping for a model": (("right",), {"mapping": "no/such.txt"}, "nothing is mapped"),
+    "a mapping for both": (("right", "reference"), {"mapping": "m"}, "nothing is mapped"),
+    "a call for a model with taps": (("right",), {"call": "model(ids"}, "call='model(ids'"),
+    "weights of itself": (("right",), {"check": "weights"}, "compared with themselves"),
+    "weights that were copied in": (
+        ("right",),
+        {"check": "weights", "weights": "tiny"},
+        "compared with themselves",
+    ),
+    "weights of nothing": ((GPT,), {"check": "weights"}, "compared with themselves"),
     "weights and a reference": (("right", "tiny"), {"weights": "tiny"}, "given twice"),
     "a class and a reference": ((GPT, "reference"), {}, "only made here"),
     "a stranger": ((nn.Linear(2, 2),), {}, "its weights cannot be given to a reference"),
@@ -147,7 +179,7 @@ WRONG_USE = {
     "words": (("right", None, [["a"]]), {}, "no rows of ids"),
     "a long row": (("right", None, torch.ones(1, 33).long()), {}, "33 in a row"),
     "a pattern of nothing": (("right",), {"taps": "h.9.*"}, "no tap was selected"),
-    "ids of training": (("right", None, [[1, 2]]), {"check": "training"}, "are drawn"),
+    "ids of training": (("right", None, [[1, 2]]), {"check": "training"}, "does not use ids"),
     "a stranger's generation": (("reference",), {"check": "generation"}, "only our own model"),
 }
 
@@ -159,10 +191,62 @@ def test_wrong_use_fails_with_what_where_and_fix(
     arguments, settings, words = WRONG_USE[mistake]
     named = {"right": right, "reference": reference}
     given = [named.get(one, one) if isinstance(one, str) else one for one in arguments]
-    report = failed(*given, **(FAST | settings))
+    unused = settings.get("check") == "weights"  # it has no dtype
+    report = failed(*given, **(({} if unused else {"dtype": "float64"}) | settings))
     assert report.verdict in (Verdict.ERROR, Verdict.INCONCLUSIVE)
     assert words in " ".join(str(report).split())
     assert all(reason.where and reason.fix for reason in report.reasons)
+
+
+VALUES = {
+    "ids": [[1, 2]],
+    "weights": "tiny",
+    "seq_len": 5,
+    "batch_size": 2,
+    "seed": 1,
+    "dtype": "float64",
+    "taps": "logits",
+    "call": "model(ids)",
+    "mapping": "map.txt",
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "name"),
+    [(check, name) for check, its in api.TAKES.items() for name in VALUES if name not in its],
+)
+def test_a_setting_without_an_effect_is_an_error(check: str, name: str, right: GPT) -> None:
+    report = failed(right, **{"check": check, name: VALUES[name]})
+    assert f"the check {check} does not use {name}" in str(report)
+    assert all(other in str(report) for other, its in api.TAKES.items() if name in its)
+
+
+@pytest.mark.parametrize("name", ["dtype", "taps", "mapping"])
+def test_another_reference_has_fewer_settings(name: str, right: GPT) -> None:
+    report = failed(right, nn.Linear(2, 2), **{name: VALUES[name]})
+    assert "with another reference than GPT-1's" in str(report)
+
+
+def test_every_setting_has_a_check() -> None:
+    assert {name for its in api.TAKES.values() for name in its} == {*SETTINGS, "ids"} - {"check"}
+    assert VALUES.keys() == {*SETTINGS, "ids"} - {"check"}
+
+
+@pytest.mark.parametrize(
+    "run", [parity.layerwise, parity.gradients, parity.training, parity.generation]
+)
+def test_a_misspelt_dtype_is_an_error(
+    run: Any,  # noqa: ANN401 - a check
+    right: GPT,
+    reference: OpenAIGPTLMHeadModel,
+) -> None:
+    ids = torch.tensor([[3, 5, 60, 7]])
+    given = [ids] if run in (parity.training, parity.generation) else ids
+    fewer = {"new_tokens": 4} if run is parity.generation else {}
+    with pytest.raises(UsageError, match="did you mean bfloat16"):
+        run(right, reference, given, dtype="bfloat61", **fewer)
+    for dtype in get_args(Dtype):
+        assert (precision_of(dtype) is None) == (dtype == "float64")
 
 
 # Checks.
@@ -173,13 +257,45 @@ def test_rows_of_unequal_lengths_are_padded(right: GPT) -> None:
     assert report.inputs["padded_positions"] == 2
 
 
-@pytest.mark.parametrize(
-    ("check", "fault"), [("layerwise", "relu"), ("gradients", "relu"), ("weights", None)]
-)
-def test_a_check_passes_and_finds_a_fault(check: str, fault: str | None, right: GPT) -> None:
+@pytest.mark.parametrize(("check", "fault"), [("layerwise", "relu"), ("gradients", "relu")])
+def test_a_check_passes_and_finds_a_fault(check: str, fault: str, right: GPT) -> None:
     assert assert_parity(right, check=check, **FAST).check == check
-    if fault is not None:
-        assert failed(inject(right, fault, 1), check=check, **FAST).verdict is Verdict.FAIL
+    assert failed(inject(right, fault, 1), check=check, **FAST).verdict is Verdict.FAIL
+
+
+def test_the_weights_are_those_of_the_reference(
+    right: GPT, reference: OpenAIGPTLMHeadModel
+) -> None:
+    assert assert_parity(right, reference, check="weights").check == "weights"
+    other = copy.deepcopy(right)
+    with torch.no_grad():
+        other.h[1].mlp.c_fc.bias.fill_(7.0)
+    report = failed(other, reference, check="weights")
+    assert (report.verdict, report.first_divergence.tap) == (Verdict.FAIL, "h.1.mlp.c_fc.bias")
+
+
+def test_the_weights_that_are_made_are_the_named_ones(tmp_path: Path) -> None:
+    file = tmp_path / "turned.py"
+    file.write_text(
+        "from scratch_gpt import GPT\n"
+        "def build(config, weights):\n"
+        "    model = GPT(config)\n"
+        "    weights['h.1.mlp.c_fc.bias'] = weights['h.1.mlp.c_fc.bias'].flip(0)\n"
+        "    model.load_state_dict(weights)\n"
+        "    return model\n",
+        encoding="utf-8",
+    )
+    assert assert_parity(GPT, weights="tiny", check="weights").verdict is Verdict.PASS
+    report = failed(file, weights="tiny", check="weights")
+    assert (report.verdict, report.first_divergence.tap) == (Verdict.FAIL, "h.1.mlp.c_fc.bias")
+
+
+def test_prompts_have_no_padding(right: GPT) -> None:
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "generation", lambda *given, **_: seen.extend(given[2]) or given)
+        api.run_check(right, None, [[3, 5, 60], [7]], {"check": "generation"}, SETTINGS)
+    assert [prompt.tolist() for prompt in seen] == [[[3, 5, 60]], [[7]]]
 
 
 def test_weights_are_compared(right: GPT, reference: OpenAIGPTLMHeadModel) -> None:

@@ -161,10 +161,16 @@ def test_the_nearest_setting_counts(project: pytest.Pytester) -> None:
         "    def test_other(self, parity_check, right):\n"
         "        report = parity_check(right, dtype='bfloat16')\n"
         "        assert report.inputs['time'] == 5\n"
-        "        assert 'bfloat16' in {row.dtype for row in report.results}\n",
+        "        assert 'bfloat16' in {row.dtype for row in report.results}\n"
+        "    @pytest.mark.parity(seq_len=None)\n"
+        "    def test_ids(self, parity_check, right):\n"
+        "        assert parity_check(right, None, [[1, 2]]).inputs['time'] == 2\n"
+        "    def test_unused(self, parity_check, right):\n"
+        "        with pytest.raises(AssertionError, match='seq_len with ids'):\n"
+        "            parity_check(right, None, [[1, 2]])\n",
         "--strict-markers",
     )
-    found.assert_outcomes(passed=2)
+    found.assert_outcomes(passed=4)
 
 
 NAMES = ["a/b", "a-b", "../x", "<script>", "A", "a", "é" * 300]
@@ -194,6 +200,61 @@ def test_reports_are_written(project: pytest.Pytester) -> None:
     assert sorted({*verdicts} - {Verdict.PASS}) == [Verdict.ERROR, Verdict.FAIL]
     (two,) = folder.glob("*test_two*-2.xml")
     assert ET.parse(two).getroot().find(".//failure") is not None  # noqa: S314 - our own
+
+
+def reports(project: pytest.Pytester, test: str) -> list[str]:
+    files = project.path.joinpath("out").glob(f"*{test}*")
+    return sorted(file.name.partition(test)[2][9:] for file in files)  # without the digest
+
+
+def test_a_test_that_fails_before_its_check_keeps_no_older_report(
+    project: pytest.Pytester,
+) -> None:
+    test = (
+        "{before}{mark}def test_it(parity_check, right):\n"
+        "    {first}\n"
+        "    parity_check(right)\n    parity_check(right)\n"
+        "{mark}def test_other(parity_check, right):\n    parity_check(right)\n"
+    )
+    both = [f"{number}.{form}" for number in ("", "-2") for form in ("html", "json", "xml")]
+    one = [".html", ".json", ".xml"]
+    mistakes = [
+        ("assert 1 == 2", "", "failed"),
+        ("pass", "@pytest.mark.parity(dtyp='float64')\n", "errors"),
+        ("pass", "@pytest.mark.skip\n", "skipped"),
+        ("pass", "@pytest.mark.usefixtures('absent')\n", "errors"),
+    ]
+    for first, before, outcome in mistakes:
+        run(project, test.format(before="", first="pass", mark=MARK), "--parity-report=out")
+        assert reports(project, "test_it") == sorted(both)
+        found = run(
+            project, test.format(before=before, first=first, mark=MARK), "--parity-report=out"
+        )
+        found.assert_outcomes(passed=1, **{outcome: 1})
+        assert reports(project, "test_it") == []
+        assert reports(project, "test_other") == one
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_another_file_of_a_report_s_name_stays(
+    strict: bool,  # noqa: FBT001 - a parameter
+    project: pytest.Pytester,
+) -> None:
+    folder = project.path / "out"
+    folder.mkdir()
+    name = file_name("test_another_file_of_a_report_s_name_stays.py::test_red", 1)
+    mine = [folder / f"{name}{end}" for end in (".html", ".json", "-2.xml")]
+    for file in mine:
+        file.write_text("mine", encoding="utf-8")
+    (folder / f"{name}.xml").mkdir()
+    test = f"{MARK}def test_red(parity_check, wrong):\n    parity_check(wrong)\n"
+    found = run(project, test, "--parity-report=out", "-W", "error" if strict else "default")
+    found.assert_outcomes(failed=1, errors=1 if strict else 0, warnings=0 if strict else 4)
+    text = found.stdout.str()
+    assert "E       first divergence: h.1.mlp.gelu" in text
+    assert "no parity report: " in text
+    assert "the file is no report, and would be lost" in text
+    assert [file.read_text(encoding="utf-8") for file in mine] == ["mine"] * 3
 
 
 def test_a_file_is_no_folder_for_reports(project: pytest.Pytester) -> None:

@@ -44,7 +44,14 @@ from parity.core.lockstep import Observations
 from parity.core.metrics import Reference, Status, visible_entries
 from parity.core.results import FirstDivergence, Mode, Reason, Report
 from parity.core.taps import Axes, Tap
-from parity.core.tolerances import FEWEST_PREDICTIONS, PRECISIONS, Bounds, Precision, bounds_for
+from parity.core.tolerances import (
+    FEWEST_PREDICTIONS,
+    PRECISIONS,
+    Bounds,
+    Precision,
+    bounds_for,
+    precision_of,
+)
 from parity.errors import ExitCode, InconclusiveError
 from scratch_gpt.progress import Progress
 
@@ -362,7 +369,7 @@ def gradients(  # noqa: PLR0913 - as layerwise
         candidates=by_backend(candidate),
         reference=reference,
         inputs=Inputs(token_ids=token_ids, positions=positions, attention_mask=attention_mask),
-        precision=PRECISIONS.get(dtype),
+        precision=precision_of(dtype),
         modes=frozenset({Mode.FLOAT64, Mode.END_TO_END} if dtype in PRECISIONS else {Mode.FLOAT64}),
         select=select,
         bounds=bounds or bounds_for(dtype),

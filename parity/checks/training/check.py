@@ -39,7 +39,7 @@ from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
 from parity.core.results import FirstDivergence, Mode, Report, Row, Section, reference_of
 from parity.core.taps import Tap
-from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
+from parity.core.tolerances import PRECISIONS, Bounds, bounds_for, precision_of
 from reference import huggingface
 from scratch_gpt.progress import Progress
 
@@ -223,7 +223,7 @@ def training(  # noqa: PLR0913 - as gradients
         candidates=by_backend(candidate),
         reference=reference,
         inputs=Inputs(token_ids=made[0]),
-        precision=PRECISIONS.get(dtype),
+        precision=precision_of(dtype),
         modes=frozenset({Mode.FLOAT64, Mode.END_TO_END} if dtype in PRECISIONS else {Mode.FLOAT64}),
         select=select,
         bounds=bounds or bounds_for(dtype),
