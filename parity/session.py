@@ -214,15 +214,27 @@ def _stamped(report: "Report", seconds: float) -> "Report":
 
 def _deliver(report: "Report", options: ReportOptions) -> None:
     """Write the report to every file; then print it, even if a file failed."""
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:  # every part is tried; the first error is raised
         if not options.quiet:
-            stack.callback(print_stdout, rendered(report, options.format, sys.stdout))
+            stack.callback(lambda: print_stdout(rendered(report, options.format, sys.stdout)))
         if options.format == "github":
             from parity.report.github import append_summary
 
             stack.callback(append_summary, report)
         for path in options.output:
-            write(path, rendered(report, form_of(path, options.format)))
+            stack.callback(_write_report, report, path, form_of(path, options.format))
+
+
+def _write_report(report: "Report", path: Path, form: str) -> None:
+    """Write a report to a file; if it cannot be rendered, the error is written in its place."""
+    try:
+        text = rendered(report, form)
+    except Exception as error:
+        coded = as_cli_error(error)
+        with contextlib.suppress(Exception):  # the error is raised either way
+            write(path, _rendered_error(coded, form, report.check))
+        raise
+    write(path, text)
 
 
 def _deliver_error(error: ParityError, options: ReportOptions, name: str) -> None:
@@ -236,6 +248,12 @@ def _deliver_error(error: ParityError, options: ReportOptions, name: str) -> Non
     if options.format in FORMS and options.format != "text" and not options.quiet:
         with reported_already:
             print_stdout(_rendered_error(error, options.format, name))
+    if options.format == "github":
+        from parity.core.results import error_report
+        from parity.report.github import append_summary
+
+        with reported_already:
+            append_summary(error_report(error, name))
 
 
 def _rendered_error(error: ParityError, form: str, name: str) -> str:

@@ -183,5 +183,9 @@ def one_line(text: object) -> str:
     A terminal would obey some of these, and no encoding has others. It is cut at the length of the
     longest path.
     """
-    line = str(text)[:_LONGEST_PATH]
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return escaped(str(text)[:_LONGEST_PATH])
+
+
+def escaped(text: str) -> str:
+    r"""Return a text with every unprintable character as its escape, such as `\x1b`."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

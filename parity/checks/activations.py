@@ -43,7 +43,7 @@ from parity.errors import (
 )
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault, TensorFault
 from parity.operations import OPERATIONS, Call, Op, split_heads, split_name
-from parity.report import replacing
+from parity.report import replace_file
 from scratch_gpt.checkpoint.strict_io import load_strict_json
 from scratch_gpt.errors import quote
 from scratch_gpt.progress import Progress
@@ -497,7 +497,7 @@ class Recorder:
         tensors = {_IDS: inputs.token_ids.cpu(), **self._taken}
         if inputs.attention_mask is not None:
             tensors[_MASK] = inputs.attention_mask.cpu().to(torch.uint8)
-        with replacing(self.path, where) as partial:
+        with replace_file(self.path, where) as partial:
             if self.path.suffix.lower() == ".npz":
                 text = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
                 arrays = {name: tensor.numpy() for name, tensor in tensors.items()}

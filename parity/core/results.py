@@ -423,6 +423,8 @@ def difference_found(row: Row) -> str:
     """Return what was found, in one phrase with its numbers."""
     if row.status is not Status.FAIL:
         return f"{row.status}: {row.detail}" if row.detail else row.status.value
+    if row.detail and row.mode is Mode.PUBLISHED:
+        return row.detail
     against = reference_of(row)
     if row.required_tolerance is None:
         return f"its error to {against} is no finite number"
@@ -433,9 +435,12 @@ def difference_found(row: Row) -> str:
             f"in float64 it differs from {against} by {row.error_ours:.2g} of its RMS; "
             f"right code stays within {row.bound:g}"
         )
+    found, to = row.ratio, "times Hugging Face's"
+    if found is None:
+        found, to = row.required_tolerance, "in all"
     return (
-        f"in {row.dtype} ({row.mode}) its error to the oracle is {row.ratio:.3g} times "
-        f"Hugging Face's; the bound is {row.bound:g}"
+        f"in {row.dtype} ({row.mode}) its error to the oracle is {found:.3g} {to}; "
+        f"the bound is {row.bound:g}"
     )
 
 

@@ -6,6 +6,7 @@ Nothing here imports torch, and a form's own module is imported when it is used.
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from importlib import import_module
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from parity.errors import EnvironmentUnfitError, UsageError
 from parity.options import LARGEST_REPORT
 from scratch_gpt.cli import render_rich, reporting_write_errors
-from scratch_gpt.errors import one_line
+from scratch_gpt.errors import escaped
 
 if TYPE_CHECKING:
     from parity.core.results import Report
@@ -70,7 +71,7 @@ def _printable(value: Any) -> Any:  # noqa: ANN401 - whatever a report holds
     if isinstance(value, Enum):
         return value
     if isinstance(value, str):
-        return one_line(value)
+        return escaped(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {f.name: _printable(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return dataclasses.replace(value, **parts)
@@ -90,13 +91,13 @@ def save(report: "Report", path: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a report, whole or not at all; see `replacing`."""
-    with replacing(path, str(path)) as partial:
+    """Write a report, whole or not at all; see `replace_file`."""
+    with replace_file(path, str(path)) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def replacing(path: Path, where: str) -> Iterator[Path]:
+def replace_file(path: Path, where: str) -> Iterator[Path]:
     """Yield a path beside `path` to write a file to, and put it in its place at the end.
 
     Raises:
@@ -114,14 +115,20 @@ def replacing(path: Path, where: str) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-_REPORT_MARKS = (
-    b'"schema_version"',
-    *(b"\nPASS  ", b"\nFAIL  ", b"\nINCONCLUSIVE  ", b"error: "),
-    b'<meta name="generator" content="gpt1-parity',
-    b"<!-- gpt1-parity -->",
-    b'<testsuites name="gpt1-parity',
+_BEGINNING = re.compile(
+    rb'\s*(\{\s*"schema_version": \d+,\s*"check": "'  # JSON
+    rb"|error: [^\n]*\n  where  "  # an error as text
+    rb"|<!-- gpt1-parity -->"  # Markdown
+    rb'|<\?xml[^>]*>\s*<testsuites name="gpt1-parity"'
+    rb'|<!doctype html>.{,1000}<meta name="generator" content="gpt1-parity)',
+    re.IGNORECASE | re.DOTALL,
 )
-"""What every report has: the first in JSON, then one in text, a page, Markdown, JUnit."""
+_END = re.compile(rb"(?:\A|\n)(?:PASS|FAIL|INCONCLUSIVE|ERROR)  (?:[^\n]+\n)+\Z")
+"""How a report begins, or ends as text: with the verdict, on one line or more."""
+
+
+_LONGEST_END = 10_000
+"""Bytes at the end of a text in which its verdict is looked for."""
 
 
 def require_replaceable(path: Path, where: str) -> None:
@@ -155,4 +162,4 @@ def require_replaceable(path: Path, where: str) -> None:
 
 
 def _is_report(text: bytes) -> bool:
-    return any(mark in text for mark in _REPORT_MARKS)
+    return bool(_BEGINNING.match(text) or _END.search(text[-_LONGEST_END:]))

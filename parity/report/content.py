@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 import shlex
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -26,6 +27,9 @@ from parity.core.results import (
 
 GUILTY, INHERITED, NOTE = "guilty", "inherited", "note"
 """Marks of a section's rows: the row's own operation is wrong; only its inputs are; a bound."""
+
+BAD = ("DIFFERS", "WRONG", "PROBLEM", "NONFINITE", "NOT RUN", "FAIL", "ERROR")
+"""First words of cells that are bad news."""
 
 BEYOND = "!"
 """Last character of a number that is beyond its bound."""
@@ -152,6 +156,7 @@ def _divergence(first: FirstDivergence, report: Report) -> Section:
         and f"ours {number(row.error_ours)}, Hugging Face's {number(theirs)}",
         "ratio": row.ratio and f"{number(row.ratio)} (bound {row.bound:g})",
         "mismatches": row.mode is Mode.EXACT
+        and row.error_ours is not None
         and f"{row.error_ours:,.0f} of {math.prod(row.shape):,} elements",
         "amplification": row.amplification
         and f"its error is {number(row.amplification)} times that of its inputs",
@@ -176,7 +181,8 @@ def _apart(ours: float | None, theirs: float | None) -> tuple[str, str]:
         return number(ours), number(theirs)
     digits = 3
     if ours != theirs and math.isfinite(ours) and math.isfinite(theirs):
-        relative = abs(ours - theirs) / max(abs(ours), abs(theirs))
+        scale = max(abs(ours), abs(theirs))
+        relative = max(abs(ours / scale - theirs / scale), 1e-17)
         digits = min(17, max(3, 2 - math.floor(math.log10(relative))))
     return f"{ours:#.{digits}g}", f"{theirs:#.{digits}g}"
 
@@ -318,7 +324,7 @@ def cell(rows: Sequence[Row]) -> str:
 def _bound(rows: Sequence[Row]) -> str:
     """Return the bound that most of the rows have."""
     bounds = [row.bound for row in rows if row.bound] or [0.0]
-    return f"{max(bounds, key=bounds.count):g}"
+    return f"{statistics.mode(bounds):g}"
 
 
 # What comes after the rows.
@@ -403,7 +409,7 @@ def _next_step(report: Report) -> str:
     if first is None or not asks or "--explain" in report.command:
         return ""
     kept: list[str] = []
-    words = iter(shlex.split(report.command))
+    words = iter(shlex.split(report.command))  # made by shlex.quote
     for word in words:
         if word in ("--output", "--format"):
             next(words, None)

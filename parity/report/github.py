@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from parity.core.results import Report, Verdict
-from parity.report import markdown
+from parity.report import rendered
 from parity.report.content import verdict_line
 from scratch_gpt.cli import reporting_write_errors
 
 
 def render(report: Report) -> str:
     """Return the annotations, and a last line with the verdict."""
-    lines = [*_annotations(report), f"{report.verdict.value.upper()}  {verdict_line(report)}"]
+    line = f"{report.verdict.value.upper()}  {verdict_line(report)}"
+    level = {Verdict.PASS: "notice", Verdict.INCONCLUSIVE: "warning"}.get(report.verdict, "error")
+    title = f"parity {report.check}"
+    found = list(_annotations(report, level, title))
+    lines = [*(found or [_annotation(level, title, line)]), line]
     return "\n".join(lines) + "\n"
 
 
@@ -27,12 +31,10 @@ def append_summary(report: Report) -> None:
     """
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         with reporting_write_errors(path), Path(path).open("a", encoding="utf-8") as stream:
-            stream.write(markdown.render(report))
+            stream.write(rendered(report, "markdown"))
 
 
-def _annotations(report: Report) -> Iterator[str]:
-    level = "error" if report.verdict in (Verdict.FAIL, Verdict.ERROR) else "warning"
-    title = f"parity {report.check}"
+def _annotations(report: Report, level: str, title: str) -> Iterator[str]:
     for wrong in report.wrong:
         parts = [wrong.tap, wrong.diagnosis, wrong.fix and f"fix: {wrong.fix}"]
         message = "\n".join(part for part in parts if part)
@@ -45,8 +47,6 @@ def _annotations(report: Report) -> Iterator[str]:
     for reason in report.reasons:
         message = f"{reason.what}\n{reason.where}\nfix: {reason.fix}"
         yield _annotation(level, title, message)
-    if report.verdict is Verdict.PASS:
-        yield _annotation("notice", title, f"PASS  {verdict_line(report)}")
 
 
 def _annotation(level: str, title: str, message: str, file: str = "", line: int = 0) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import math
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,9 @@ from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row
 from parity.errors import EnvironmentUnfitError
 from parity.report import content
-from parity.report.content import BEYOND, GUILTY, INHERITED, mark_of, number
+from parity.report.content import BAD, BEYOND, GUILTY, INHERITED, mark_of, number
 from parity.report.picture import MOST, block_of, draw, operation_of, ordered, stack_of
-from scratch_gpt.errors import one_line
+from scratch_gpt.errors import escaped
 
 _WIDE, _NARROW = 960, 380
 """Widths of the picture in pixels, for screens and paper, and for phones."""
@@ -111,7 +112,7 @@ def _rendered(template: str, **values: Any) -> str:  # noqa: ANN401 - whatever a
 
 def _broken(template: str, error: Exception) -> EnvironmentUnfitError:
     return EnvironmentUnfitError(
-        f"the page cannot be made: {type(error).__name__}: {one_line(error)[:200]}",
+        f"the page cannot be made: {type(error).__name__}: {escaped(str(error))[:200]}",
         where=f"parity/report/templates/{template}",
         fix="install gpt1-parity again; it brings jinja2 and the templates",
     )
@@ -120,17 +121,13 @@ def _broken(template: str, error: Exception) -> EnvironmentUnfitError:
 def _printable(value: object) -> object:
     """Return a string without control characters and marks that reorder text."""
     # What the template made itself has this method.
-    return one_line(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
-
-
-_WRONG = ("DIFFERS", "WRONG", "PROBLEM", "NONFINITE", "NOT RUN", "FAIL", "ERROR")
-"""First words of cells that are bad news."""
+    return escaped(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def _tone(cell: str) -> str:
     """Return the CSS class of a cell."""
     beyond = cell.rstrip().endswith(BEYOND) and cell[:1].isdigit()
-    return "x" if beyond or cell.startswith(_WRONG) else ""
+    return "x" if beyond or cell.startswith(BAD) else ""
 
 
 def _style(every: "_Every | None") -> tuple[str, str]:
@@ -348,7 +345,7 @@ def _every(report: Report) -> _Every | None:
             (
                 " ".join(dict.fromkeys([str(mode), dtype])),
                 _REFERENCES.get(against, against),
-                f"{max(found, key=found.count):g}",
+                f"{statistics.mode(found):g}",
             )
             for (mode, dtype, against), found in zip(columns, bounds, strict=True)
         ],

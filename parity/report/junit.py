@@ -68,10 +68,11 @@ def _compared(case: ET.Element, rows: Sequence[Row], wrong: WrongOperation | Non
 
 
 def _verdict(case: ET.Element, report: Report) -> None:
+    line = f"{report.verdict.value.upper()}  {verdict_line(report)}"
     if report.verdict is Verdict.PASS:
+        ET.SubElement(case, "system-out").text = _xml(line)
         return
     kind = "failure" if report.verdict is Verdict.FAIL else "error"
-    line = f"{report.verdict.value.upper()}  {verdict_line(report)}"
     found = ET.SubElement(case, kind, {"message": _xml(line)})
     reasons = [f"{one.what}\n  where  {one.where}\n  fix    {one.fix}" for one in report.reasons]
     found.text = _xml("\n".join(reasons))

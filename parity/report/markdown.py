@@ -3,6 +3,7 @@
 Every name is text: punctuation is escaped, and no mention, reference or link is made of it.
 """
 
+import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -32,7 +33,8 @@ def _section(section: Section) -> Iterator[str]:
     titled = section.title or ("rows" if len(section.rows) > _LONGEST else "")
     folds = len(section.rows) > _LONGEST
     if folds:
-        yield f"<details><summary>{text(titled)}</summary>"
+        name = html.escape(titled).replace("@", "@<!-- -->")  # no Markdown inside HTML
+        yield f"<details><summary>{name}</summary>"
         yield ""
     elif titled:
         yield f"### {text(titled)}"

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity.core.results import Report, Section, Verdict
-from parity.report.content import BEYOND, GUILTY, INHERITED, NOTE, sections, verdict_line
+from parity.report.content import BAD, BEYOND, GUILTY, INHERITED, NOTE, sections, verdict_line
 
 _STYLES = {
     Verdict.PASS: "bold green",
@@ -18,13 +18,12 @@ _STYLES = {
     Verdict.ERROR: "bold red",
 }
 
-_WRONG = ("DIFFERS", "WRONG", "PROBLEM", "NONFINITE", "NOT RUN", "FAIL", "ERROR")
 _WORDS = {
     "ok": "green",
     "pass": "green",
     "inconclusive": "bold yellow",
     "not run": "bold yellow",
-    **dict.fromkeys(_WRONG, "bold red"),
+    **dict.fromkeys(BAD, "bold red"),
 }
 """Styles of cells that begin with one of these words."""
 
@@ -134,7 +133,7 @@ def _styled(cell: str) -> Text:
 
 def _split(section: Section, page: int) -> Iterator[RenderableType]:
     """Yield tables of all rows, each with as many of the columns as a page has space for."""
-    columns = list(zip(section.columns, *section.rows, strict=True))
+    columns = _columns(section)
     widths = [max(map(len, column)) for column in columns]
     room = page - min(widths[0], _NAME) - _GAP
     groups: list[list[int]] = [[]]
@@ -148,8 +147,8 @@ def _split(section: Section, page: int) -> Iterator[RenderableType]:
         kept = (0, *group)
         part = dataclasses.replace(
             section,
-            columns=[section.columns[i] for i in kept],
-            rows=[[row[i] for i in kept] for row in section.rows],
+            columns=[columns[i][0] for i in kept],
+            rows=list(zip(*(columns[i][1:] for i in kept), strict=True)),
             right=[new for new, old in enumerate(kept) if old in section.right],
             folds=range(len(kept)),
             splits=False,

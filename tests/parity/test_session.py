@@ -190,8 +190,8 @@ def test_an_error_replaces_an_older_report(
     check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
 ) -> None:
     data, text = tmp_path / "r.json", tmp_path / "r.txt"
-    data.write_text('{"schema_version": 1}', encoding="utf-8")
-    text.write_text("weights  tiny\nPASS  33 of 33 taps", encoding="utf-8")
+    data.write_text('{"schema_version": 1, "check": "weights"}', encoding="utf-8")
+    text.write_text("weights  tiny\n\nPASS  33 of 33 taps\n", encoding="utf-8")
     stand_in(error_of(InputRejectedError))
     error = check("weights", "--output", str(data), "--output", str(text)).stderr
     assert strictly(data.read_text(encoding="utf-8"))["verdict"] == "error"
@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_the_old_report(
     check: Check, stand_in: Stand, report: Report, tmp_path: Path
 ) -> None:
     file = tmp_path / "r.json"
-    file.write_text('{"schema_version": 1}', encoding="utf-8")
+    file.write_text('{"schema_version": 1, "check": "weights"}', encoding="utf-8")
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def outcome() -> Report:
@@ -307,7 +307,7 @@ def test_a_full_disk_leaves_the_old_report(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     assert (result.exit_code, "could not be written" in result.stderr) == (5, True)
-    assert file.read_text(encoding="utf-8") == '{"schema_version": 1}'
+    assert file.read_text(encoding="utf-8") == '{"schema_version": 1, "check": "weights"}'
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
 
 

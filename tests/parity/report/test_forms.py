@@ -14,6 +14,7 @@ import pytest
 from parity.core.metrics import Status
 from parity.core.results import (
     FirstDivergence,
+    Mode,
     ParityFailedError,
     Plan,
     Reason,
@@ -21,6 +22,7 @@ from parity.core.results import (
     Section,
     Verdict,
     WrongOperation,
+    difference_found,
     error_report,
 )
 from parity.errors import EnvironmentUnfitError, ExitCode, InputRejectedError, UsageError
@@ -74,11 +76,6 @@ def words(form: str, report: Report) -> str:
         counts = " ".join(f"{a} of {b}" for b, a in found["plan"]["per_backend"].values())
         return f"{made} {found['verdict'].upper()} {counts}"
     if form == "junit":
-        cases = ET.fromstring(made).iter("testcase")  # noqa: S314 - our own
-        # A pass has no failing case, and each compared tap is a case of its own.
-        if report.verdict is Verdict.PASS:
-            assert not [c for c in cases if c.find("failure") is not None]
-            return made + "PASS " + " ".join(f"{b} of {a}" for a, b in counts_of(report))
         return html.unescape(made)
     if form == "html":
         return html.unescape(re.sub(r"<[^>]*>", " ", made))
@@ -110,6 +107,39 @@ def test_every_form_has_the_same_facts(form: str, kind: str, reports: dict[str, 
         assert "57" in found
     for reason in report.reasons:
         assert all(part in found for part in (reason.what, reason.where, reason.fix))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("status", [one for one in Status if one is not Status.PASS])
+def test_every_status_has_every_form(status: Status, mode: Mode, form: str, report: Report) -> None:
+    """A row that was not compared has no numbers, and one of a check of its own may lack some."""
+    bare = dataclasses.replace(
+        report.results[0],
+        status=status,
+        mode=mode,
+        detail="it is so",
+        error_ours=None if status is not Status.FAIL else 3.0,
+        error_reference=None,
+        ratio=None,
+        required_tolerance=None if status is not Status.FAIL else 3.0,
+        value_ours=1.7e308,
+        value_against=-1.7e308,
+    )
+    first = FirstDivergence(tap=bare.tap, why=difference_found(bare), suspects="", row=bare)
+    made = rendered(dataclasses.replace(report, results=[bare], first_divergence=first), form)
+    assert bare.tap in made
+    word = "skipped" if (form, status) == ("junit", Status.NOT_RUN) else status.value
+    assert word in made.replace("\\", "") or form == "github" or status is Status.FAIL
+
+
+def test_a_long_command_is_whole(report: Report) -> None:
+    ids = ";".join(map(str, range(3_000)))
+    command = f"python -m parity.check layerwise --token-ids '{ids}'"
+    long = dataclasses.replace(report, command=command, explanation=None)
+    for form in FORMS:
+        made = rendered(long, form)
+        assert form in ("junit", "github") or ids in html.unescape(made).replace("\n", "")
 
 
 HOSTILE = (
@@ -256,6 +286,24 @@ def test_the_summary_is_appended(
     assert (missing.exit_code, "no" in missing.stderr) == (5, True)
 
 
+@pytest.mark.parametrize("verdict", list(Verdict))
+def test_every_verdict_has_an_annotation(verdict: Verdict, report: Report) -> None:
+    """Also where neither a tap nor a reason explains it, as with an unfit setting."""
+    bare = dataclasses.replace(report, verdict=verdict, first_divergence=None, results=[])
+    lines = rendered(bare, "github").splitlines()
+    level = {"pass": "notice", "inconclusive": "warning"}.get(verdict.value, "error")
+    assert lines[0].startswith(f"::{level} title=parity layerwise::{verdict.value.upper()}  ")
+
+
+def test_an_error_is_in_the_summary(check: Check, stand_in: Stand, tmp_path: Path) -> None:
+    stand_in(InputRejectedError("bad \u202e file", where="m\udcff.npz", fix="another"))
+    summary = tmp_path / "summary.md"
+    result = check("weights", "--format", "github", env={"GITHUB_STEP_SUMMARY": str(summary)})
+    text = summary.read_text(encoding="utf-8")
+    assert (result.exit_code, "ERROR: weights" in text) == (4, True)
+    assert text.replace("\n", "").isprintable()
+
+
 # JSON.
 
 
@@ -312,7 +360,9 @@ def test_what_is_no_report_is_rejected(text: str, why: str, tmp_path: Path) -> N
 # In Python.
 
 
-def test_a_report_is_saved_by_suffix(report: Report, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_is_saved_by_suffix(kind: str, reports: dict[str, Report], tmp_path: Path) -> None:
+    report = reports[kind]
     for suffix in (".html", ".md", ".json", ".xml", ".txt"):
         path = tmp_path / f"report{suffix}"
         report.save(path)
@@ -321,13 +371,30 @@ def test_a_report_is_saved_by_suffix(report: Report, tmp_path: Path) -> None:
         assert path.read_text(encoding="utf-8") == first == rendered(report, form_of(path))
 
 
-def test_other_files_are_kept(report: Report, tmp_path: Path) -> None:
-    for name in ("notes.md", "notes.html", "notes.json", "notes.xml"):
+OTHERS = [
+    "my own words",
+    "main.c:3: error: expected ;\nmake: *** [all] Error 1\n",
+    "notes\nerror: a build error\n  where  here\nand more\n",
+    '{"schema_version": "1.0", "theme": "dark"}',
+    '{\n "schema_version": 3,\n "rows": []\n}',
+    "# Notes\n<!-- gpt1-parity -->\n",
+    "FAIL  was the verdict\n\nand this is my letter about it\n",
+    '<html><body><meta name="generator" content="gpt1-parity"></body></html>',
+    '<testsuites name="mine"><testsuite name="gpt1-parity"/></testsuites>',
+]
+
+
+@pytest.mark.parametrize("words", OTHERS)
+def test_other_files_are_kept(words: str, report: Report, tmp_path: Path) -> None:
+    for name in ("notes.md", "notes.html", "notes.json", "notes.xml", "notes.txt"):
         path = tmp_path / name
-        path.write_text("my own words", encoding="utf-8")
+        path.write_text(words, encoding="utf-8")
         with pytest.raises(UsageError):
             report.save(path)
-        assert path.read_text(encoding="utf-8") == "my own words"
+        assert path.read_text(encoding="utf-8") == words
+
+
+def test_unwritable_reports(report: Report, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="pdf"):
         report.save(tmp_path / "a.pdf")
     with pytest.raises(EnvironmentUnfitError):
@@ -348,6 +415,32 @@ def test_a_notebook_shows_the_page(report: Report) -> None:
     assert shown.startswith("<iframe sandbox")
     assert rendered(report, "html") in html.unescape(shown)
     assert shown.count("<") == 2
+
+
+def test_every_file_is_written_even_if_one_fails(
+    check: Check, stand_in: Stand, reports: dict[str, Report], tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    reports["pass"].save(second)
+
+    def verb() -> Report:
+        first.mkdir()  # after the paths were checked
+        return reports["fault"]
+
+    stand_in(verb)
+    result = check("weights", "--output", str(first), "--output", str(second))
+    assert (result.exit_code, "FAIL" in result.stdout) == (5, True)
+    assert json.loads(second.read_text(encoding="utf-8"))["verdict"] == "fail"
+
+
+def test_an_error_replaces_a_report_that_cannot_be_rendered(
+    check: Check, stand_in: Stand, reports: dict[str, Report], tmp_path: Path
+) -> None:
+    path = tmp_path / "report.json"
+    reports["pass"].save(path)
+    stand_in(dataclasses.replace(reports["fault"], inputs={"seed": object()}))
+    assert check("weights", "--output", str(path), "--quiet").exit_code == 70
+    assert json.loads(path.read_text(encoding="utf-8"))["verdict"] == "error"
 
 
 def test_the_command_and_its_time_are_reported(
