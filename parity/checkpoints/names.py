@@ -19,8 +19,17 @@ REPOSITORY = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<rev
 RELEASED = re.compile(rf"(?P<id>{'|'.join(published.REPOSITORIES)})(@(?P<revision>[\w./-]+))?")
 
 
+def _is_known(name: str) -> bool:
+    return name == "auto" or name in DRAWN or RELEASED.fullmatch(name) is not None
+
+
 def is_path(name: str) -> bool:
-    """Return whether a name is a path: it exists, or has the form of one."""
+    """Return whether a name is a path: it exists, or has the form of one.
+
+    `auto`, drawn and released weights are none, even where a folder has that name.
+    """
+    if _is_known(name):
+        return False
     separators = {os.sep, os.altsep or os.sep}
     repository = name.partition("@")[0]
     return (
@@ -49,11 +58,9 @@ def check_weights(name: str) -> None:
     Raises:
         UsageError: It is none, with the one that was probably meant.
     """
-    if name == "auto" or name in DRAWN or RELEASED.fullmatch(name):
-        return
     if is_path(name):
         require_path(name, where=f"--weights {name}", what="there is nothing at that path")
-    elif not REPOSITORY.fullmatch(name):
+    elif not (_is_known(name) or REPOSITORY.fullmatch(name)):
         raise unknown_weights(name)
 
 

@@ -6,7 +6,6 @@ as it is, finite or not.
 
 import dataclasses
 import os
-import weakref
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,14 @@ from scratch_gpt.errors import quote
 
 SUFFIXES = (*huggingface_files.READERS, ".npz")
 """Suffixes of the files that are read."""
+
+
+_DTYPES = (
+    *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+)
+"""The dtypes that are read, as from a safetensors file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +84,10 @@ def _open(path: Path) -> TensorFiles:
         what = f"no file of tensors has names like {path.name}"
         raise _rejected(path, what, f"give a file ending in {', '.join(SUFFIXES)}")
     tensors, digest, notes = torch_file.read_torch_file(path, any_model=True)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _DTYPES:
+            what = f"{quote(name)} is of {tensor.dtype}, which is not read"
+            raise _rejected(path, what, "save real numbers of 16 bits or more, or integers")
     return TensorFiles(names=list(tensors), read=tensors.__getitem__, files=[digest], notes=notes)
 
 
@@ -93,16 +104,17 @@ _MOST_PACKED = 200
 def _open_npz(path: Path) -> TensorFiles:
     """Return the arrays of an `.npz` file; no pickle in it is loaded."""
     with strict_io.open_regular(path) as file:
-        before = os.fstat(file.fileno())
-        try:
-            with zipfile.ZipFile(file) as archive:
-                entries = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            file.seek(0)
-            kind = strict_io.kind_of_file(file.read(strict_io.HEAD))
-            other = kind and "zip" not in kind
-            what = f"this is {kind}" if other else f"it is no whole .npz archive: {error}"
-            raise _rejected(path, what, _ADVICE) from error
+        before = strict_io.identity(os.fstat(file.fileno()))
+        kind = strict_io.kind_of_file(file.read(strict_io.HEAD))
+        size = file.seek(0, os.SEEK_END)
+    if kind != "a zip archive":
+        what = f"this is {kind}" if kind else "it is no whole .npz archive"
+        raise _rejected(path, what, _ADVICE)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise _rejected(path, f"it is no whole .npz archive: {error}", _ADVICE) from error
+    entries = archive.infolist()
     names = [entry.filename.removesuffix(".npy") for entry in entries]
     unfit = [n for n in names if not 0 < len(n) <= LONGEST_NAME or not n.isprintable()]
     others = [entry.filename for entry in entries if not entry.filename.endswith(".npy")]
@@ -114,40 +126,33 @@ def _open_npz(path: Path) -> TensorFiles:
         )
         raise _rejected(path, what, _ADVICE)
     unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > _MOST_PACKED * before.st_size + _ROOM:
-        what = f"it holds {before.st_size:,} bytes and unpacks to {unpacked:,}"
+    if unpacked > _MOST_PACKED * size + _ROOM:
+        what = f"it holds {size:,} bytes and unpacks to {unpacked:,}"
         raise _rejected(path, what, "write it with numpy.savez")
-    sizes = {name: entry.file_size for name, entry in zip(names, entries, strict=True)}
-    loaded = np.load(path, allow_pickle=False)
+    # numpy.load looks up `a.npy` as `a` too, and returns bytes for an entry that is no array.
+    members = dict(zip(names, entries, strict=True))
 
     def read(name: str) -> Tensor:
         strict_io.require_memory(
-            2 * sizes[name], f"the array {quote(name)}", where=str(path), fix="save less in it"
+            2 * members[name].file_size,
+            f"the array {quote(name)}",
+            where=str(path),
+            fix="save less in it",
         )
         try:
-            array = loaded[name]
+            with archive.open(members[name]) as member:
+                array = np.lib.format.read_array(member, allow_pickle=False)
+                more = member.read(1)  # at the end the checksum is compared
         except Exception as error:  # whatever NumPy raises for a damaged entry
-            _require_unchanged(path, before)
+            strict_io.require_unchanged(path, before)
             what = f"the array {quote(name)} cannot be read: {' '.join(str(error).split())[:200]}"
             raise _rejected(path, what, _ADVICE) from error
-        _require_unchanged(path, before)
+        strict_io.require_unchanged(path, before)
+        if more:
+            raise _rejected(path, f"other bytes follow the array {quote(name)}", _ADVICE)
         return _tensor(path, name, array)
 
-    weakref.finalize(read, loaded.close)
     return TensorFiles(names=names, read=read, files=[_digest(path)])
-
-
-def _require_unchanged(path: Path, before: os.stat_result) -> None:
-    try:
-        now = path.stat()
-    except OSError:
-        now = None
-    if now is None or (now.st_size, now.st_mtime_ns, now.st_ino) != (
-        before.st_size,
-        before.st_mtime_ns,
-        before.st_ino,
-    ):
-        raise _rejected(path, "it changed while it was read", "try again when nothing writes to it")
 
 
 def _tensor(path: Path, name: str, array: np.ndarray) -> Tensor:

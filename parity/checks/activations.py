@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,7 +43,8 @@ from parity.errors import (
 )
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault, TensorFault
 from parity.operations import OPERATIONS, Call, Op, split_heads, split_name
-from scratch_gpt.cli import reporting_write_errors
+from parity.report import replace_file
+from scratch_gpt.checkpoint.strict_io import load_strict_json
 from scratch_gpt.errors import quote
 from scratch_gpt.progress import Progress
 
@@ -159,7 +159,7 @@ def _metadata(files: TensorFiles) -> dict[str, str]:
     if _METADATA not in files.names:
         return {}
     try:
-        found = json.loads(files.read(_METADATA).to(torch.uint8).numpy().tobytes())
+        found = load_strict_json(files.read(_METADATA).to(torch.uint8).numpy().tobytes())
     except (ValueError, InputRejectedError):  # another program's
         return {}
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
@@ -457,7 +457,8 @@ class Recorder:
             )
         if self.path.exists():
             names: set[str] = set()
-            with contextlib.suppress(InputRejectedError, UsageError):
+            ignored = contextlib.suppress(InputRejectedError, UsageError)
+            with ignored, mapped_errors(), reading_untrusted(where):
                 names = set(open_tensors(self.path).names)
             if not {"logits", _IDS} <= names:
                 raise UsageError(
@@ -496,21 +497,13 @@ class Recorder:
         tensors = {_IDS: inputs.token_ids.cpu(), **self._taken}
         if inputs.attention_mask is not None:
             tensors[_MASK] = inputs.attention_mask.cpu().to(torch.uint8)
-        target = Path(os.path.realpath(self.path))  # a link stays a link
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        with reporting_write_errors(where):
-            try:
-                if target.suffix.lower() == ".npz":
-                    text = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
-                    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-                    with partial.open("wb") as file:
-                        np.savez(file, **arrays, metadata=text)  # type: ignore[arg-type]
-                else:
-                    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-                    save_file(whole, partial, metadata)
-                with partial.open("rb") as file:
-                    os.fsync(file.fileno())
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
+        with replace_file(self.path, where) as partial:
+            if self.path.suffix.lower() == ".npz":
+                text = np.frombuffer(json.dumps(metadata).encode(), np.uint8)
+                arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+                with partial.open("wb") as file:
+                    np.savez(file, **arrays, metadata=text)  # type: ignore[arg-type]
+            else:
+                whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+                save_file(whole, partial, metadata)
         return backend

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,14 +22,23 @@ from torch import Tensor
 
 from parity.checkpoints.load import load_weights
 from parity.checkpoints.mapping import Side, rows
+from parity.checkpoints.names import is_path
 from parity.checkpoints.tensor_files import SUFFIXES, TensorFiles, open_tensors
 from parity.checkpoints.weights import DECIDES_NUMBERS, Weights
 from parity.core.comparison import no_progress
 from parity.core.environment import environment
 from parity.core.metrics import Status
 from parity.core.results import FirstDivergence, Mode, Plan, Reason, Report, Row, Section, finish
-from parity.errors import ExitCode, InputRejectedError, UsageError, mapped_errors, reading_untrusted
+from parity.errors import (
+    ExitCode,
+    InputRejectedError,
+    UsageError,
+    mapped_errors,
+    message_of,
+    reading_untrusted,
+)
 from scratch_gpt.checkpoint.names import HEADS
+from scratch_gpt.checkpoint.strict_io import open_regular
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.errors import one_line, quote
 from scratch_gpt.progress import Progress
@@ -39,6 +49,7 @@ class _Source:
     """One of the two: its tensors, and what the report records about it.
 
     Attributes:
+        folder: Of its files; None if it has none.
         config: Hugging Face's fields; empty if there is no config.
         identity: As in `Provenance.identity`.
         whole: The weights, if it is a whole GPT-1.
@@ -46,6 +57,7 @@ class _Source:
 
     label: str
     tensors: TensorFiles
+    folder: Path | None
     config: Mapping[str, Any]
     identity: Mapping[str, Any]
     whole: Weights | None = None
@@ -75,14 +87,17 @@ def compare_sources(
         UsageError: Both are the same.
         ParityError: One cannot be read.
     """
-    if first == second or _same_file(Path(first).expanduser(), Path(second).expanduser()):
-        raise UsageError(
-            "both are the same, which would be compared with itself",
-            where=f"{first} {second}",
-            fix="name another source",
-        )
+    same = UsageError(
+        "both are the same, which would be compared with itself",
+        where=f"{first} {second}",
+        fix="name another source",
+    )
+    if first == second:
+        raise same
     loaded = [_load(name, strict=strict, progress=progress) for name in (first, second)]
     a, b = _sources((first, second), loaded)
+    if _opened(a) == _opened(b):
+        raise same
     found = list(_compare(a.tensors, b.tensors, progress))
     notes = [f"{s.label}: {note}" for s in (a, b) for note in s.identity["notes"]]
     notes += [one.note for one in found if one.row is None]
@@ -130,18 +145,21 @@ def compare_sources(
 _ABSENT = "absent"
 
 
-def _same_file(first: Path, second: Path) -> bool:
-    try:
-        return first.samefile(second)
-    except (OSError, ValueError):  # one is no path
-        return False
+def _opened(source: _Source) -> object:
+    """Return which tensors were read: the files of a source, or the digest of drawn ones."""
+    if source.folder is None:
+        return source.whole and source.whole.provenance.sha256
+    names = [file["name"] for file in source.identity["files"]]
+    with mapped_errors():
+        files = [(source.folder / name).stat() for name in names if not name.endswith(".json")]
+    return {(file.st_dev, file.st_ino) for file in files}
 
 
 def _load(name: str, *, strict: bool, progress: Progress) -> Weights | InputRejectedError:
     """Return a source's weights, or why it is no whole GPT-1 if it may be a file of tensors."""
     progress(f"reading {name}", 0, 1)
-    path = Path(name).expanduser()
-    if path.suffix.lower() == ".npz" and path.exists():
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - of an unknown user it stays as it is
+    if path.suffix.lower() == ".npz" and os.path.exists(path):  # noqa: PTH110 - pathlib's may raise
         return InputRejectedError("an .npz file has no config", where=name, fix="")
     try:
         return load_weights(
@@ -150,7 +168,9 @@ def _load(name: str, *, strict: bool, progress: Progress) -> Weights | InputReje
     except UsageError as error:
         raise UsageError(error.what, where=name, fix=error.fix) from error
     except InputRejectedError as error:
-        if strict or not path.exists() or not (path.is_dir() or path.suffix.lower() in SUFFIXES):
+        if strict or not is_path(name) or not os.path.exists(path):  # noqa: PTH110
+            raise
+        if not path.is_dir() and path.suffix.lower() not in SUFFIXES:
             raise
         return error
 
@@ -164,6 +184,8 @@ def _sources(
         return _whole("A", first), _whole("B", second)
     made: dict[str, _Source] = {}
     for label, name, found in zip("AB", names, loaded, strict=True):
+        if not is_path(name):
+            continue
         path = Path(name).expanduser()
         weights = found if isinstance(found, Weights) else None
         try:
@@ -174,7 +196,7 @@ def _sources(
                 if path.suffix.lower() in SUFFIXES:
                     raise
                 raise found from None  # the folder has shards of the release, or no weights at all
-            continue  # OpenAI's shards, the hub, or drawn weights
+            continue  # OpenAI's shards
         folder = path if path.is_dir() else path.parent
         notes = list(tensors.notes)
         if isinstance(found, InputRejectedError) and (folder / "config.json").exists():
@@ -182,7 +204,8 @@ def _sources(
         made[label] = _Source(
             label=label,
             tensors=dataclasses.replace(tensors, names=sorted(tensors.names, key=_natural)),
-            config=_fields(weights) if weights else _config(folder),
+            folder=folder,
+            config=_fields(weights) if weights else _config(folder, notes),
             identity={
                 "source": f"{path.resolve().name}, by the names in its files",
                 "files": [dataclasses.asdict(file) for file in tensors.files],
@@ -196,13 +219,30 @@ def _sources(
     return made["A"], made["B"]
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """Return the fields of a config of any architecture; none if there is no sound one."""
-    try:
-        found = json.loads((folder / "config.json").read_bytes()[: 1 << 20])
-    except (OSError, ValueError):
+def _config(folder: Path, notes: list[str]) -> dict[str, Any]:
+    """Return the fields of a config of any architecture; none, and a note, if it is not sound.
+
+    Fields within fields are returned as their text, and NaN as `NaN`: each equals itself.
+    """
+    path = folder / "config.json"
+    if not os.path.lexists(path):
         return {}
-    return found if isinstance(found, dict) else {}
+    try:
+        with open_regular(path) as file:
+            found = json.loads(file.read(_LARGEST_CONFIG), parse_constant=str)
+        if isinstance(found, dict):
+            return {
+                name: json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
+                for name, value in found.items()
+            }
+        why = "it is no JSON object"
+    except (ValueError, RecursionError) as error:
+        why = message_of(error)
+    notes.append(f"config.json was not compared: {why}")
+    return {}
+
+
+_LARGEST_CONFIG = 1 << 20
 
 
 def _fields(weights: Weights) -> dict[str, Any]:
@@ -227,6 +267,7 @@ def _whole(label: str, weights: Weights, like: Iterable[str] = ()) -> _Source:
     return _Source(
         label=label,
         tensors=TensorFiles(names=list(ours), read=read, notes=notes),
+        folder=weights.folder,
         config=_fields(weights),
         identity={**weights.identity, "notes": notes},
         whole=weights,
@@ -387,7 +428,7 @@ def _match(
     """
     if not x.numel():
         return None
-    constant = bool((x == x.reshape(-1)[0]).all())
+    constant = _is_constant(x)
     found = [
         (other, theirs if ours == _AS_THEY_ARE else ours)  # at least one is
         for ours, key in _keys(x).items()
@@ -483,6 +524,12 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.view(_INTEGERS[tensor.element_size()])
 
 
+def _is_constant(tensor: Tensor) -> bool:
+    """Return whether it holds one number throughout, or none."""
+    bits = _bits(tensor).reshape(-1)
+    return bool((bits == bits[:1]).all())
+
+
 def _same(x: Tensor, y: Tensor) -> bool:
     return x.dtype == y.dtype and x.shape == y.shape and torch.equal(_bits(x), _bits(y))
 
@@ -521,14 +568,16 @@ def _rms(tensor: Tensor) -> float:
 def _left_out(name: str, tensor: Tensor, side: TensorFiles) -> str:
     """Return why a tensor that one side alone has is no difference; empty if it is one.
 
-    A head may repeat the token embedding, and old versions saved the causal masks.
+    A head may repeat the token embedding, and old versions saved the causal masks. One number
+    throughout is neither: many tensors begin as ones or zeros.
     """
     shape = tuple(tensor.shape)
-    if len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]:  # noqa: PLR2004 - a mask
+    if len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3] > 1:  # noqa: PLR2004
         mask = tensor.double()
         if torch.equal(mask, torch.ones_like(mask).tril()):
             return f"{quote(name)} is a causal mask, left out"
-    if any(name == head or name.endswith(f".{head}") for head in HEADS):
+    is_head = any(name == head or name.endswith(f".{head}") for head in HEADS)
+    if is_head and not _is_constant(tensor):
         for other in side.names:
             tied = tensor if other == name else side.read(other)
             if tied is not tensor and _same(tied, tensor):

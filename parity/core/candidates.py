@@ -36,7 +36,7 @@ from parity.checkpoints.weights import Weights
 from parity.core.building import Maker, maker_of, model_classes
 from parity.core.inputs import Inputs
 from parity.core.loading import load
-from parity.core.mapping import read_mapping
+from parity.core.mapping import read_map_file
 from parity.core.results import Reason
 from parity.core.taps import Tap
 from parity.errors import (
@@ -91,7 +91,7 @@ def build_candidate(
             where=f"--map {mapping} with --candidate {name}",
             fix="leave --map out, or take only the config",
         )
-    given = None if mapping is None else read_mapping(mapping)
+    given = None if mapping is None else read_map_file(mapping).mapping
     notes: Sequence[str] = ()
 
     def build(dtype: torch.dtype) -> nn.Module:

@@ -149,7 +149,6 @@ def _read(path: Path, file: MapFile) -> Part:
     if path.suffix == ".safetensors":
         return READERS[path.suffix](path)
     texts = (re.escape(text).replace(r"\{i\}", r"\d+") for text in (*file.mapping, *file.others))
-    texts = (re.escape(text).replace(r"\{i\}", r"\d+") for text in (*file.mapping, *file.others))
     known = re.compile("|".join(texts))
 
     def count(names: Iterable[str]) -> int:

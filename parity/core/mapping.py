@@ -1,6 +1,6 @@
 """What a model's parameters are made of, in lines that people read and write.
 
-`parity.core.loading` proposes them, and `read_mapping` reads them from the file of `--map`:
+`parity.core.loading` proposes them, and `read_map_file` reads them from the file of `--map`:
 
     blocks.0.attn.query.weight = h.0.attn.c_attn.weight[:, :768].T   # cut, then turned
     blocks.0.attn.in_proj.weight = cat(h.0.attn.c_attn.weight[:, 768:1536].T, ...)
@@ -239,15 +239,20 @@ def read_map_file(path: str | Path) -> MapFile:
     """Return the lines of a file.
 
     Raises:
-        UsageError: A line is not of that form, or names a parameter again.
+        UsageError: It is not UTF-8; a line is not of that form, or names a parameter again.
         ParityError: The file cannot be read.
     """
     mapping: dict[str, Expression] = {}
     others: dict[str, str] = {}
     config: dict[str, float] = {}
     places: dict[str, int] = {}
-    with mapped_errors():
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        with mapped_errors():
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"it is not UTF-8: {error}", where=f"--map {path}", fix="save it as text in UTF-8"
+        ) from error
     for number, text in enumerate(lines, 1):
         line = re.sub(r"(^|\s)#.*", "", text).strip()
         if not line:
@@ -277,16 +282,6 @@ def read_map_file(path: str | Path) -> MapFile:
         else:
             others[name] = right
     return MapFile(path=str(path), mapping=mapping, others=others, config=config, places=places)
-
-
-def read_mapping(path: str | Path) -> dict[str, Expression]:
-    """Return the expressions of a file, by parameter.
-
-    Raises:
-        UsageError: A line is not of that form, or names a parameter again.
-        ParityError: The file cannot be read.
-    """
-    return dict(read_map_file(path).mapping)
 
 
 def parse_expression(text: str) -> Expression | None:

@@ -3,10 +3,11 @@
 Nothing here imports torch, and a form's own module is imported when it is used.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
@@ -90,16 +91,25 @@ def save(report: "Report", path: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a report beside the old one, then put it in its place.
+    """Write a report, whole or not at all; see `replace_file`."""
+    with replace_file(path, str(path)) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replace_file(path: Path, where: str) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file to, and put it in its place at the end.
 
     Raises:
-        EnvironmentUnfitError: The file system refused; an old report is unchanged.
+        EnvironmentUnfitError: The file system refused; an old file is unchanged.
     """
     target = Path(os.path.realpath(path))  # a link stays a link
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    with reporting_write_errors(str(path)):
+    with reporting_write_errors(where):
         try:
-            partial.write_text(text, encoding="utf-8")
+            yield partial
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -29,8 +29,10 @@ from scratch_gpt.checkpoint.strict_io import (
     ADVICE,
     HEAD,
     LARGEST_HEADER,
+    identity,
     kind_of_file,
     open_regular,
+    require_unchanged,
 )
 from scratch_gpt.errors import CheckpointError, EmptyCheckpointError, one_line, quote
 
@@ -79,13 +81,13 @@ def read_safetensors(path: Path) -> SafetensorsFile:
             fix="read it on another machine",
         )
     with open_regular(path) as file:
-        before = _identity(os.fstat(file.fileno()))
+        before = identity(os.fstat(file.fileno()))
         try:
             found = _read(file, path)
         except CheckpointError:
-            _require_unchanged(path, before)
+            require_unchanged(path, before)
             raise
-        _require_unchanged(path, before)
+        require_unchanged(path, before)
     return found
 
 
@@ -112,7 +114,7 @@ def open_safetensors(path: Path) -> OpenSafetensors:
         EmptyCheckpointError: It holds no tensor.
     """
     with open_regular(path) as file:
-        before = _identity(os.fstat(file.fileno()))
+        before = identity(os.fstat(file.fileno()))
         _require_kind(file.read(HEAD), path)
         try:
             library = safe_open(path, framework="pt", backend="pread")
@@ -127,11 +129,11 @@ def open_safetensors(path: Path) -> OpenSafetensors:
         try:
             tensor: Tensor = library.get_tensor(name)  # type: ignore[no-untyped-call]
         except (SafetensorError, OSError, RuntimeError, TypeError, MemoryError) as error:
-            _require_unchanged(path, before)
+            require_unchanged(path, before)
             raise CheckpointError(
                 _library_error(error), where=one_line(path), fix=_DAMAGED
             ) from error
-        _require_unchanged(path, before)
+        require_unchanged(path, before)
         return tensor
 
     return OpenSafetensors(names, metadata, read)
@@ -258,21 +260,3 @@ def count_not_finite(tensor: Tensor) -> int:
     if all(math.isfinite(extreme) for extreme in torch.aminmax(tensor)):
         return 0
     return tensor.numel() - int(torch.isfinite(tensor).sum())
-
-
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _require_unchanged(path: Path, before: tuple[int, int, int, int]) -> None:
-    """Reject a file that was written, replaced or removed since `before` was taken."""
-    try:
-        unchanged = _identity(path.stat()) == before
-    except OSError:
-        unchanged = False
-    if not unchanged:
-        raise CheckpointError(
-            "it changed while it was read",
-            where=one_line(path),
-            fix="wait until the process that writes it has finished, then read it again",
-        )

@@ -74,6 +74,29 @@ def _unopened(path: Path, error: OSError | ValueError) -> CheckpointError:
     return kind(what, where=one_line(path), fix=fix)
 
 
+def identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what changes if a file is written or replaced, for `require_unchanged`."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def require_unchanged(path: Path, before: tuple[int, int, int, int]) -> None:
+    """Require a file that was not written, replaced or removed since `before` was taken.
+
+    Raises:
+        CheckpointError: It was.
+    """
+    try:
+        unchanged = identity(path.stat()) == before
+    except OSError:
+        unchanged = False
+    if not unchanged:
+        raise CheckpointError(
+            "it changed while it was read",
+            where=one_line(path),
+            fix="wait until the process that writes it has finished, then read it again",
+        )
+
+
 # Compare a file's size with what is expected, before anything of it is read.
 
 

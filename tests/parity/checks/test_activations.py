@@ -366,8 +366,13 @@ def test_an_array_that_cannot_be_read_is_rejected(
     assert (damaged.exit_code, f"the array '{GELU}'" in damaged.stderr) == (4, True)
 
 
-def test_metadata_of_another_program_are_ignored(judged: Callable[..., Any], right: Arrays) -> None:
-    assert judged(right | {"metadata": np.array("made by hand")})["verdict"] == "pass"
+@pytest.mark.parametrize(
+    "metadata", [np.array("made by hand"), np.frombuffer(b"[" * 200_000, np.uint8)], ids=str
+)
+def test_metadata_of_another_program_are_ignored(
+    metadata: np.ndarray, judged: Callable[..., Any], right: Arrays
+) -> None:
+    assert judged(right | {"metadata": metadata})["verdict"] == "pass"
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.safetensors"])
@@ -426,6 +431,7 @@ def test_an_option_without_a_meaning_is_rejected(
         ("folder.npz", (), 5, "no file can be written there"),
         ("mine.npz", (), 2, "would be lost"),
         ("mine.safetensors", (), 2, "would be lost"),
+        ("behind.npz", (), 2, "would be lost"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_rejected(  # noqa: PLR0913
@@ -434,6 +440,7 @@ def test_a_place_that_cannot_be_written_is_rejected(  # noqa: PLR0913
     (tmp_path / "folder.npz").mkdir()
     np.savez(tmp_path / "mine.npz", a=np.arange(3))
     (tmp_path / "mine.safetensors").write_text("a letter")
+    (tmp_path / "behind.npz").write_bytes(b"a letter" + (tmp_path / "mine.npz").read_bytes())
     before = {p: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     result = check(*SAVE, "--seq-len", "5", *options, "--save-activations", str(tmp_path / name))
     assert (result.exit_code, what in result.stderr) == (code, True), result.stderr

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import parity.report
+from parity.checkpoints import load
 from parity.checkpoints.export import FORMS, export
 from parity.checkpoints.tensor_files import TensorFiles, open_tensors
 from parity.checkpoints.weights import Weights
@@ -21,8 +23,9 @@ from parity.checks import two_sources as module
 from parity.checks.two_sources import compare_sources
 from parity.core.comparison import no_progress
 from parity.core.results import Report
-from parity.errors import InputRejectedError
+from parity.errors import InputRejectedError, UsageError
 from reference import compat
+from reference.errors import RejectedError
 from scratch_gpt import GPT, GPTConfig
 
 State = dict[str, Tensor]
@@ -221,6 +224,9 @@ def test_every_kind_of_difference_is_found(change: str, tmp_path: Path) -> None:
     }
     swapped_kinds = {"only in A": "only in B", "only in B": "only in A"}
     assert tuple(reverse.details["kinds"]) == tuple(swapped_kinds.get(k, k) for k in kinds)
+    for form in parity.report.FORMS:
+        assert parity.report.rendered(report, form)
+        assert parity.report.rendered(reverse, form)
 
 
 def test_the_words_have_names_and_numbers(tmp_path: Path) -> None:
@@ -339,6 +345,26 @@ def test_another_head_or_mask_is_not_left_out(what: str, tmp_path: Path) -> None
     assert differing(report) == {name: "extra"}
 
 
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        ("scale", torch.ones(1, 1, 1, 1)),
+        ("lm_head.weight", torch.zeros(12)),  # as a bias
+        ("lm_head.weight", torch.tensor([0.25])),
+        ("lm_head.weight", torch.zeros(0, 4)),
+    ],
+)
+def test_one_number_throughout_is_no_mask_and_no_tied_head(
+    name: str, extra: Tensor, tmp_path: Path
+) -> None:
+    other = state() | {BIAS: torch.zeros(12), "gain": torch.tensor([0.25]), "empty": extra[:0]}
+    a = saved(tmp_path, "a.safetensors", other)
+    b = saved(tmp_path, "b.safetensors", other | {name: extra})
+    for order, status in (((a, b), "extra"), ((b, a), "missing")):
+        report = compare(*order)
+        assert (report.exit_code, differing(report)) == (1, {name: status})
+
+
 def test_nothing_in_common_is_inconclusive(tmp_path: Path) -> None:
     a = saved(tmp_path, "a.safetensors", {"x": torch.tensor([0.3, 1.5])})
     b = saved(tmp_path, "b.npz", {"y": torch.tensor([0.7, 2.5])})
@@ -431,6 +457,107 @@ def test_configs_of_models_that_are_not_whole_are_compared(folders: Path, tmp_pa
     assert report.details["config"]["made_by"] == {"a": "absent", "b": "hand"}
 
 
+def test_equal_configs_with_nan_are_equal(folders: Path, tmp_path: Path) -> None:
+    one = copied(folders, tmp_path, lambda _: None)
+    config = json.loads((one / "config.json").read_text())
+    changed = config | {"layer_norm_epsilon": float("nan"), "scales": [float("nan"), 0.25]}
+    (one / "config.json").write_text(json.dumps(changed))
+    other = Path(shutil.copytree(one, tmp_path / "other"))
+    assert compare(one, other).exit_code == 0
+    (other / "config.json").write_text(json.dumps(changed | {"layer_norm_epsilon": 1e-5}))
+    report = compare(one, other)
+    assert (report.exit_code, list(report.details["config"])) == (1, ["layer_norm_epsilon"])
+    assert report.details["config"]["layer_norm_epsilon"] == {"a": "NaN", "b": 1e-5}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[" * 200_000, ""),
+        ("[1]", "no JSON object"),
+        ('{"n_head": ', "Expecting value"),
+        ("folder", "it is a folder"),
+    ],
+)
+def test_an_unsound_config_is_noted(text: str, what: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, "a.safetensors", state())
+    config = tmp_path / "config.json"
+    config.mkdir() if text == "folder" else config.write_text(text)
+    report = compare(path, saved(tmp_path, "b.npz", state()))
+    assert report.exit_code == 0
+    notes = [n for n in report.identity["weights"]["notes"] if "config.json was not compared" in n]
+    assert [what in note for note in notes] == [True, True]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": %s}' % ("[" * 600 + "]" * 600), '{"a": "\\ud800", "b": 1e999}']
+)
+def test_a_strange_config_is_reported_in_every_form(text: str, tmp_path: Path) -> None:
+    a = saved(tmp_path, "a.safetensors", state())
+    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text('{"a": 1, "b": 2}')
+    report = compare(a, saved(tmp_path / "b", "b.npz", state()))
+    assert "a" in report.details["config"]
+    for form in parity.report.FORMS:
+        assert parity.report.rendered(report, form).encode()
+
+
+# Names and paths.
+
+
+def test_a_folder_does_not_replace_a_name(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the name of drawn weights nor of released ones that cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", "openai-gpt"):
+        shutil.copytree(folders / "huggingface", tmp_path / name)
+        tensors = dict(load_file(tmp_path / name / "model.safetensors"))
+        tensors["transformer.h.4.ln_1.bias"] += 1
+        save_file(tensors, tmp_path / name / "model.safetensors")
+    saved(tmp_path, "other.npz", tensors)
+    expected = {"transformer.h.4.ln_1.bias": "fail"}
+    assert differing(compare("tiny", "other.npz")) == expected
+    assert set(differing(compare("tiny", "./tiny"))) == {"h.4.ln_1.bias"}
+
+    def damaged(*_arguments: object, **_named: object) -> None:
+        raise RejectedError("damaged", where="the cache", fix="fetch it again")
+
+    monkeypatch.setattr(load.hub, "fetch", damaged)
+    with pytest.raises(InputRejectedError, match="damaged"):
+        compare("openai-gpt", "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("{}", "{}/model.safetensors"),
+        ("{}/model.safetensors", "{}"),
+        ("{}", "{}/../link"),
+        ("{}/b.npz", "{}/hard.npz"),
+    ],
+)
+@pytest.mark.parametrize("left_out", ["none", "transformer.h.4.ln_1.bias"])
+def test_one_file_by_two_paths_is_rejected(
+    first: str, second: str, left_out: str, folders: Path, tmp_path: Path
+) -> None:
+    """Of a whole GPT-1, and of one without a tensor."""
+    folder = copied(folders, tmp_path, lambda tensors: tensors.pop(left_out, None))
+    (tmp_path / "link").symlink_to(folder)
+    saved(folder, "b.npz", state())
+    (folder / "hard.npz").hardlink_to(folder / "b.npz")
+    with pytest.raises(UsageError, match="both are the same"):
+        compare(first.format(folder), second.format(folder))
+
+
+def test_one_draw_by_two_names_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = load.load_surrogate
+    monkeypatch.setattr(module, "load_weights", lambda *_, **_named: draw("tiny"))
+    with pytest.raises(UsageError, match="both are the same"):
+        compare("auto", "surrogate")
+
+
 # Bad files: an error with a fix, and the files as they were.
 
 
@@ -474,6 +601,32 @@ def twice(path: Path) -> None:
         archive.writestr("a.npy", data)
 
 
+def raw(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", b"hello")
+
+
+def behind_others(path: Path) -> None:
+    """Write an archive with bytes before it, which zipfile reads."""
+    np.savez(path, a=np.arange(3.0))
+    path.write_bytes(b"bytes before it" + path.read_bytes())
+
+
+def behind_an_array(path: Path) -> None:
+    np.savez(path, a=np.arange(3.0))
+    found = path.read_bytes()
+    with path.open("wb") as file:
+        np.save(file, np.arange(5.0))
+        file.write(found)
+
+
+def trailing(path: Path) -> None:
+    np.savez(path, a=np.arange(3.0))
+    data = zipfile.ZipFile(path).read("a.npy")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", data + b"more")
+
+
 def hostile_name(path: Path) -> None:
     np.savez(path, **{"a\x1b[31m": np.arange(3.0)})  # type: ignore[arg-type]
 
@@ -496,6 +649,10 @@ def raw_bfloat16(path: Path) -> None:
         ("b.npz", bomb, "unpacks to"),
         ("b.npz", huge, "cannot be read"),
         ("b.npz", twice, "arrays of different names"),
+        ("b.npz", raw, "cannot be read"),
+        ("b.npz", behind_others, "no whole .npz archive"),
+        ("b.npz", behind_an_array, "a NumPy array"),
+        ("b.npz", trailing, "other bytes follow"),
         ("b.npz", hostile_name, "printable name"),
         ("b.npz", raw_bfloat16, "cannot hold bfloat16"),
         ("b.txt", page, "names"),
@@ -521,6 +678,21 @@ def test_a_bad_file_is_an_error_with_a_fix(
         assert "\n  fix " in result.stderr
         assert "\x1b" not in result.stderr
     assert {path: path.read_bytes() for path in (a, b)} == before
+
+
+def test_arrays_are_read_by_their_exact_names(tmp_path: Path) -> None:
+    arrays = {name: torch.tensor([number]) for name, number in {"a": 0.5, "a.npy": 0.7}.items()}
+    found = open_tensors(saved(tmp_path, "a.npz", arrays))
+    assert {name: found.read(name) for name in found.names} == arrays
+
+
+@UNPICKLES
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.complex64, torch.float8_e5m2])
+def test_a_dtype_that_is_not_read_is_rejected(dtype: torch.dtype, tmp_path: Path) -> None:
+    b = saved(tmp_path, "b.pt", state() | {"odd": torch.ones(3).to(dtype)})
+    a = saved(tmp_path, "a.npz", state())
+    with pytest.raises(InputRejectedError, match=rf"'odd' is of {dtype}"):
+        compare(a, b)
 
 
 @UNPICKLES

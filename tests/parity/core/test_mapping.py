@@ -19,7 +19,6 @@ from parity.core.mapping import (
     apply,
     parse_expression,
     read_map_file,
-    read_mapping,
 )
 from parity.errors import ParityError, UsageError
 from scratch_gpt import GPT, GPTConfig
@@ -466,7 +465,7 @@ def test_the_lines_are_read_back(
     proposal = proposed(make(), reference)
     file = tmp_path / "map.txt"
     file.write_text("# a comment\n\n" + "  # behind\n".join(proposal.lines()), encoding="utf-8")
-    assert read_mapping(file) == proposal.mapping
+    assert read_map_file(file).mapping == proposal.mapping
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
@@ -551,7 +550,7 @@ def test_given_lines_come_first(reference: dict[str, Tensor], tmp_path: Path) ->
         "blocks.1.fc1.bias = 0",
     ]
     file.write_text("\n".join(lines), encoding="utf-8")
-    proposal = proposed(model, reference).overridden(read_mapping(file))
+    proposal = proposed(model, reference).overridden(read_map_file(file).mapping)
     apply(proposal, model)
     assert f"blocks.1.attn.Wv = {ATTN}.weight[:, 24:]" in proposal.lines()
     found = dict(model.named_parameters())
@@ -622,7 +621,7 @@ def test_a_line_of_another_form_is_a_usage_error(case: str, tmp_path: Path) -> N
     text = f"# first\npos.weight = positions_embed.weight\n\n{WRONG_LINES[case]}  # why\n"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(UsageError) as caught:
-        read_mapping(file)
+        read_map_file(file)
     assert caught.value.where == f"--map {file}, line 4"
     assert ("again" in caught.value.what) == (case == "again")
     assert WRONG_LINES[case].strip() in caught.value.what
@@ -630,7 +629,15 @@ def test_a_line_of_another_form_is_a_usage_error(case: str, tmp_path: Path) -> N
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ParityError):
-        read_mapping(tmp_path / "none.txt")
+        read_map_file(tmp_path / "none.txt")
+
+
+def test_a_file_that_is_not_utf_8_is_a_usage_error(tmp_path: Path) -> None:
+    file = tmp_path / "map.txt"
+    file.write_bytes("pos.weight = positions_embed.weight  # für alle\n".encode("latin-1"))
+    with pytest.raises(UsageError, match="not UTF-8") as caught:
+        read_map_file(file)
+    assert caught.value.where == f"--map {file}"
 
 
 UNFIT = {
