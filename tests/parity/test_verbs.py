@@ -356,7 +356,7 @@ class Detached(GPT):
             [
                 "146 parameters' gradients were not compared, only those of taps",
                 "it has inner.tokens_embed.weight",
-                "INCONCLUSIVE 172 of 333",
+                "INCONCLUSIVE compared 172 of 333",
             ],
         ),
         (DETACHED, 3, ["forward or backward raised RuntimeError"]),

@@ -476,10 +476,12 @@ def test_an_unknown_name_lists_the_faults_of_the_check(kinds: list[type[Fault]])
 
 
 def test_a_fault_that_does_not_fit_is_unknown() -> None:
-    with pytest.raises(UsageError) as caught:
-        parse("accents-kept", [TokenizerFault], fits=lambda f: "original" in f.of, where="here")
     original = {name: f for name, f in TOKENIZER_FAULTS.items() if "original" in f.of}
-    assert caught.value.fix.endswith(f"describes all: {', '.join(original)}")
+    for name, listed in (("accents-kept", ""), ("9", f": {', '.join(original)}")):
+        with pytest.raises(UsageError, match=f"no fault is called '{name}'") as caught:
+            parse(name, [TokenizerFault], fits=lambda f: "original" in f.of, where="here")
+        assert caught.value.fix.endswith(f"describes all{listed}")
+    assert "accents-kept" not in original
     assert caught.value.where == "here"
 
 

@@ -410,7 +410,7 @@ def test_a_fault_is_named_in_text_and_json(
     assert found["inputs"]["inject_fault"] == "decay-on-vectors"
     assert "DIFFERS from step 2" in text
     assert "biases and gains alone: weight decay on them" in text
-    assert "1190 of 1190 quantities on plain compared" in text
+    assert "FAIL compared 1190 of 1190 quantities on plain; first divergence" in text
 
 
 @pytest.mark.slow
