@@ -258,6 +258,15 @@ def _stored(options: LayerwiseOptions, path: Path, progress: Progress) -> Report
             fix="name the weights that it was written with",
         )
     chosen = _inputs(options, weights.config, found.inputs, f"the token_ids of {path}")
+    if found.inputs is None and (shape := found.logits_shape[:2]) != chosen.token_ids.shape:
+        rows, time = shape if len(shape) == 2 else (1, "N")  # noqa: PLR2004 - [batch time]
+        raise UsageError(
+            f"the file has no token_ids, and its logits are not of {chosen.token_ids.shape[1]} "
+            "positions",
+            where=where,
+            fix="save the token_ids in it, or give --token-ids; seeded ones are "
+            f"--batch-size {rows} --seq-len {time}",
+        )
     reference = build_huggingface(weights)
     report = stored_activations(
         found,
@@ -402,7 +411,7 @@ def weights(options: WeightsOptions, progress: Progress) -> Report:
     if options.sources:
         if len(options.sources) != 2:  # noqa: PLR2004 - A and B
             raise UsageError(
-                f"{len(options.sources)} sources cannot be compared",
+                "two sources are compared with each other: A and B",
                 where=" ".join(options.sources),
                 fix="give two, or one as --weights, which is compared with its models",
             )

@@ -63,6 +63,7 @@ class Activations:
         files: Its tensors.
         dtype: The dtype that its logits have, or could have without a change of value.
         inputs: The token ids and the mask in it; None if it has no token ids.
+        logits_shape: `[batch time vocab]`, if it is right.
         metadata: Texts: `dtype`, `backend` and `weights`, a digest, if our check wrote it.
     """
 
@@ -70,6 +71,7 @@ class Activations:
     files: TensorFiles
     dtype: str
     inputs: Inputs | None
+    logits_shape: tuple[int, ...]
     metadata: Mapping[str, str]
 
     @property
@@ -119,6 +121,7 @@ def read_activations(path: Path) -> Activations:
             files=files,
             dtype=_narrowest(logits),
             inputs=inputs,
+            logits_shape=tuple(logits.shape),
             metadata=dict(files.metadata) or _metadata(files),
         )
 

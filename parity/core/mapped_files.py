@@ -114,7 +114,14 @@ def _checkpoint(path: Path, file: MapFile, config: Mapping[str, Any], source: st
     wrapped = len(state) == len(part.tensors) and set(state) != set(part.tensors)
     state = state if wrapped else part.tensors
     notes = ["the parts of names that wrappers add were removed"] if wrapped else []
-    lines = _lines(file, config.get("n_layer") or _count_blocks(file, state))
+    blocks, given = _count_blocks(file, state), config.get("n_layer")
+    if given not in (None, blocks) and any("{i}" in text for text in file.mapping):
+        raise UsageError(
+            f"n_layer is {given}, and the file has {blocks} blocks",
+            where=f"--map {file.path}",
+            fix="leave n_layer out",
+        )
+    lines = _lines(file, given or blocks)
     unexpected = [quote(name) for name in state if name not in lines]
     if unexpected:
         lacking = [line.where for name, line in lines.items() if name not in state]

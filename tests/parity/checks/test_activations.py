@@ -317,6 +317,10 @@ def no_logits(arrays: Arrays) -> Arrays:
     return {name: array for name, array in arrays.items() if name != "logits"}
 
 
+def no_ids(arrays: Arrays) -> Arrays:
+    return {name: array for name, array in arrays.items() if name != "token_ids"}
+
+
 def changed(**arrays: Any) -> Callable[[Arrays], Arrays]:  # noqa: ANN401
     return lambda before: before | arrays
 
@@ -325,6 +329,7 @@ def changed(**arrays: Any) -> Callable[[Arrays], Arrays]:  # noqa: ANN401
     ("change", "code", "what"),
     [
         (no_logits, 4, "it has no logits"),
+        (no_ids, 2, "seeded ones are --batch-size 2 --seq-len 19"),
         (changed(logits=np.ones((2, 19, 211), np.int64)), 4, "its logits are int64"),
         (changed(token_ids=np.ones((2, 19))), 4, "its token_ids are float64"),
         (changed(token_ids=np.arange(19)), 4, "its token_ids are int64 of shape [19]"),

@@ -199,11 +199,15 @@ FAULTS = {
     ),
     "too many blocks": (
         ("n_head = 12", "n_head = 12\nn_layer = 3"),
-        (2, "12 of our tensors are not given: h.2.attn", "line 8: transformer.h.{i}.attn.c_attn"),
+        (2, "n_layer is 3, and the file has 2 blocks", "--map wrong.map"),
+    ),
+    "blocks without end": (
+        ("n_head = 12", "n_head = 12\nn_layer = 99999999"),
+        (2, "n_layer is 99999999, and the file has 2 blocks", "--map wrong.map"),
     ),
     "too few blocks": (
         ("n_head = 12", "n_head = 12\nn_layer = 1"),
-        (4, "not in the map: 'transformer.h.1.attn.bias'", "nanogpt.safetensors"),
+        (2, "n_layer is 1, and the file has 2 blocks", "--map wrong.map"),
     ),
     "another vocabulary": (
         ("n_head = 12", "n_head = 12\nvocab_size = 54"),
