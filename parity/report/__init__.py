@@ -37,7 +37,8 @@ def form_of(path: Path, default: str = "text") -> str:
 
     An unknown suffix is returned as a pattern, `*.pdf`, for `require_form` to reject.
     """
-    suffix = path.suffix.lower()
+    hidden = path.name if path.name.startswith(".") else ""  # such as `.html`, all suffix
+    suffix = (path.suffix or hidden).lower()
     return SUFFIXES.get(suffix, f"*{suffix}" if suffix else default)
 
 
@@ -138,6 +139,10 @@ def require_replaceable(path: Path, where: str) -> None:
         UsageError: Something there is no report, and would be lost.
         EnvironmentUnfitError: It is no regular file, or its folder does not exist.
     """
+    if str(path) == "-":
+        raise UsageError(
+            "'-' is no file", where=where, fix="use --format FORM to print the report in that form"
+        )
     if path.is_dir() or not Path(os.path.realpath(path)).parent.is_dir():
         raise EnvironmentUnfitError(
             "the report cannot be written: " + ("a folder" if path.is_dir() else "no folder"),

@@ -213,13 +213,15 @@ def _table(report: Report) -> Section:
     modes = [mode for mode in _MODES if any(row.mode is mode for row in report.results)]
     lines: list[list[str]] = []
     marks: list[str] = []
-    for name, rows in _folded(report):
+    for name, like, rows in _folded(report):
         for backend in report.plan.per_backend:
             chosen = [row for row in rows if row.backend == backend]
             if chosen:
                 cells = [cell([row for row in chosen if row.mode is mode]) for mode in modes]
                 mark = mark_of(chosen, report)
-                lines.append([name, backend, *cells, _WORDS[mark]])
+                count = len({row.tap for row in chosen})  # a backend may form fewer
+                label = name if like is None else f"{name} ({count}{like})"
+                lines.append([label, backend, *cells, _WORDS[mark]])
                 marks.append(mark)
     bounds = [_bound([row for row in report.results if row.mode is mode]) for mode in modes]
     lines.append(["bound", "", *bounds, ""])
@@ -266,8 +268,12 @@ def mark_of(rows: Sequence[Row], report: Report) -> str:
     return INHERITED
 
 
-def _folded(report: Report) -> list[tuple[str, list[Row]]]:
-    """Return (name, rows) for each line, in network order."""
+Line = tuple[str, str | None, list[Row]]
+"""A name; for several taps in one line what follows their number, else None; and the rows."""
+
+
+def _folded(report: Report) -> list[Line]:
+    """Return each line of the table, in network order."""
     groups: dict[str, dict[str, list[Row]]] = {}
     for row in report.results:
         parts = row.tap.split(".")
@@ -275,7 +281,7 @@ def _folded(report: Report) -> list[tuple[str, list[Row]]]:
         groups.setdefault(group, {}).setdefault(row.tap, []).append(row)
     # Where every block passes, the growth of its error is of interest.
     shortens = report.verdict is Verdict.FAIL or all(r.mode is Mode.EXACT for r in report.results)
-    lines: list[tuple[str, list[Row]]] = []
+    lines: list[Line] = []
     seen: dict[str, list[str]] = {}  # the wrong taps of each block that has lines of its own
     alike: list[str] = []  # blocks that are like one of these, in the last line
     of = False, ""  # whether they fail, and like which
@@ -289,17 +295,15 @@ def _folded(report: Report) -> list[tuple[str, list[Row]]]:
             seen |= {group: fault} if len(taps) > 1 else {}
             alike = []
         elif not fails and not (shortens and group.startswith("h.")):
-            lines.append((f"{group} ({len(taps)})", together))
+            lines.append((group, "", together))
             alike = []
         else:
             joins = alike and of == (fails, same)
-            before = lines.pop()[1] if joins else []
+            before = lines.pop()[2] if joins else []
             alike = [*alike, group] if joins else [group]
             of = fails, same
             name = group if len(alike) == 1 else f"{alike[0]} to {group}"
-            count = len({row.tap for row in (*before, *together)})
-            like = f", as {same}" if same else ""
-            lines.append((f"{name} ({count}{like})", before + together))
+            lines.append((name, f", as {same}" if same else "", before + together))
     return lines
 
 
@@ -307,16 +311,16 @@ _RUN = 3
 """Right or inherited taps in a row that are one line in a block with a wrong one."""
 
 
-def _runs(taps: Mapping[str, list[Row]], report: Report) -> Iterator[tuple[str, list[Row]]]:
+def _runs(taps: Mapping[str, list[Row]], report: Report) -> Iterator[Line]:
     """Yield a line for each tap, or for several right or several inherited ones in a row."""
     for mark, run in groupby(taps, key=lambda tap: mark_of(taps[tap], report)):
         names = list(run)
         if mark == GUILTY or len(names) < _RUN:
-            yield from ((name, taps[name]) for name in names)
+            yield from ((name, None, taps[name]) for name in names)
         else:
             last = names[-1].split(".", 2)[-1]
             rows = [row for name in names for row in taps[name]]
-            yield f"{names[0]} to {last} ({len(names)})", rows
+            yield f"{names[0]} to {last}", "", rows
 
 
 def cell(rows: Sequence[Row]) -> str:

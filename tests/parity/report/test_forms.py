@@ -395,8 +395,13 @@ def test_other_files_are_kept(words: str, report: Report, tmp_path: Path) -> Non
 
 
 def test_unwritable_reports(report: Report, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="pdf"):
-        report.save(tmp_path / "a.pdf")
+    for name in ("a.pdf", ".pdf"):
+        with pytest.raises(UsageError, match="pdf"):
+            report.save(tmp_path / name)
+    report.save(tmp_path / ".html")
+    assert (tmp_path / ".html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    with pytest.raises(UsageError, match="'-' is no file"):
+        report.save("-")
     with pytest.raises(EnvironmentUnfitError):
         report.save(tmp_path / "no folder" / "a.json")
 
