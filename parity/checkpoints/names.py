@@ -1,4 +1,4 @@
-"""The values of `--weights`, told apart without torch: a command rejects a wrong one at once."""
+"""Parse and check the values of `--weights` without torch, so that a wrong one fails at once."""
 
 import difflib
 import os

@@ -9,7 +9,6 @@ import html
 import os
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -264,11 +263,15 @@ class Report:
 
     def __str__(self) -> str:
         """Return the report as text."""
-        return str(_forms().rendered(self, "text"))
+        from parity.report import rendered
+
+        return rendered(self, "text")
 
     def _repr_html_(self) -> str:
         """Return the page as a notebook shows it: in a frame of its own, with its own style."""
-        page = html.escape(_forms().rendered(self, "html"))
+        from parity.report import rendered
+
+        page = html.escape(rendered(self, "html"))
         return (
             f'<iframe sandbox srcdoc="{page}" title="report of {html.escape(self.check)}" '
             'style="width: 100%; height: 40em; border: 0"></iframe>'
@@ -283,7 +286,9 @@ class Report:
             UsageError: The suffix is another one, or the file there is no report.
             EnvironmentUnfitError: The file cannot be written.
         """
-        _forms().save(self, Path(path))
+        from parity.report import save
+
+        save(self, Path(path))
 
     def raise_for_verdict(self) -> None:
         """Raise an error with the report as its text, unless the verdict is a pass.
@@ -303,13 +308,10 @@ class ParityFailedError(AssertionError):
         self.report = report
 
     def __str__(self) -> str:
-        line = import_module("parity.report.content").verdict_line(self.report)
+        from parity.report.content import verdict_line
+
+        line = verdict_line(self.report)
         return f"{self.report.verdict.value}: {one_line(line)}\n{self.report}"
-
-
-def _forms() -> Any:  # noqa: ANN401 - a module
-    """Return the module of the forms of a report, which is above this one."""
-    return import_module("parity.report")
 
 
 _WORST_FIRST = (

@@ -19,7 +19,7 @@ from parity.core.results import Mode, Report, Row
 from parity.errors import EnvironmentUnfitError
 from parity.report import content
 from parity.report.content import BAD, BEYOND, GUILTY, INHERITED, mark_of, number
-from parity.report.picture import MOST, block_of, draw, operation_of, ordered, stack_of
+from parity.report.picture import MOST, block_of, draw, operation_of, ordered, shortened, stack_of
 from scratch_gpt.errors import escaped
 
 _WIDE, _NARROW = 960, 380
@@ -222,12 +222,14 @@ def _maps(report: Report) -> Iterator[_Map]:
             kind = _kind(found, report)
             failing = [str(row.mode) for row in found if row.status is not Status.PASS]
             failing = list(dict.fromkeys(failing))
-            title = f"{_shortened(tap)}: " + (
+            title = f"{shortened(tap, _NAME)}: " + (
                 f"differs in {', '.join(failing)}" if failing else "pass"
             )
             return _Square(kind=kind, title=title)
         why = absent.get((backend, tap))
-        return None if why is None else _Square(kind="none", title=f"{_shortened(tap)}: {why}")
+        return (
+            None if why is None else _Square(kind="none", title=f"{shortened(tap, _NAME)}: {why}")
+        )
 
     for backend in dict.fromkeys(row.backend for row in report.results):
         others = [(tap, square(backend, tap)) for tap in taps if tap not in inside]
@@ -238,7 +240,7 @@ def _maps(report: Report) -> Iterator[_Map]:
                 (block, [square(backend, names.get((block, name), "")) for name in columns])
                 for block in blocks
             ],
-            others=[(_shortened(tap), found) for tap, found in others if found is not None],
+            others=[(shortened(tap, _NAME), found) for tap, found in others if found is not None],
         )
 
 
@@ -328,8 +330,8 @@ def _every(report: Report) -> _Every | None:
         ]
         lines.append(
             _Line(
-                tap=_shortened(tap),
-                backend=_shortened(backend),
+                tap=shortened(tap, _NAME),
+                backend=shortened(backend, _NAME),
                 kinds=" ".join(kinds),
                 word=" ".join(_SYMBOLS[kind][:2]),
                 cells=[
@@ -354,9 +356,9 @@ def _every(report: Report) -> _Every | None:
         ),
         lines=lines,
         left_out=len(keys) - len(kept),
-        backends=[_shortened(name, _OPTION) for name in backends],
-        blocks=[_shortened(name, _OPTION) for name in blocks],
-        operations=[_shortened(name, _OPTION) for name in operations],
+        backends=[shortened(name, _OPTION) for name in backends],
+        blocks=[shortened(name, _OPTION) for name in blocks],
+        operations=[shortened(name, _OPTION) for name in operations],
     )
 
 
@@ -373,12 +375,6 @@ def _most_important(
 
     chosen = set(sorted(keys, key=rank)[:_LINES])
     return [key for key in keys if key in chosen]
-
-
-def _shortened(name: str, longest: int = _NAME) -> str:
-    """Return a name that has no end, without its middle."""
-    half = longest // 2
-    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
 def _fails(rows: Sequence[Row]) -> bool:
@@ -418,7 +414,7 @@ def _shown(rows: Sequence[Row]) -> str:
 def _worst_element(row: Row) -> tuple[str, str, str]:
     """Return the index of the largest difference, or why there is none, and both values."""
     if not row.worst_index:
-        return _shortened(row.detail), "", ""
+        return shortened(row.detail, _NAME), "", ""
     values = (row.value_ours, row.value_against)
     ours, theirs = ("" if value is None else f"{value:.6g}" for value in values)
     return str(list(row.worst_index)), ours, theirs

@@ -169,7 +169,7 @@ def _of_one_reference(rows: Sequence[Row]) -> list[Row]:
 
 
 def _legend(backends: Sequence[str], rows: Sequence[Row], right: float) -> Iterator[Mark]:
-    names = [(f"ours{n % 4}", _short(f"ours: {name}")) for n, name in enumerate(backends)]
+    names = [(f"ours{n % 4}", shortened(f"ours: {name}")) for n, name in enumerate(backends)]
     if any(row.error_reference is not None for row in rows):
         names.append(("theirs", "Hugging Face"))
     names += [("bound", "bound"), ("floor", "rounding of the dtype")]
@@ -182,8 +182,10 @@ def _legend(backends: Sequence[str], rows: Sequence[Row], right: float) -> Itera
         x += wide
 
 
-def _short(name: str, longest: int = 28) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+def shortened(name: str, longest: int = 28) -> str:
+    """Return a name that has no end, without its middle."""
+    half = longest // 2
+    return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
 def _labels(
@@ -208,7 +210,7 @@ def _guides(wrong: Sequence[str], place: Mapping[str, float], y: float, right: f
     """Return a line for each wrong operation; the first one has its name."""
     marks = []
     for n, tap in enumerate(wrong):
-        text = "" if n else _short(tap)
+        text = "" if n else shortened(tap)
         fits = place[tap] + 6 + _LETTER * len(text) <= right
         marks.append(Mark(x=place[tap], y=y, kind="start" if fits else "end", text=text))
     return marks
@@ -258,7 +260,7 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
             title = f"{title}, error {error:.3g}"
             marks.append(Mark(x=place[row.tap], y=level(error), kind="fault", text="", title=title))
     reference = "Hugging Face" if rows[0].against == "huggingface" else rows[0].against
-    title, meaning = (part.format(dtype, _short(reference)) for part in _TITLES[mode])
+    title, meaning = (part.format(dtype, shortened(reference)) for part in _TITLES[mode])
     fits = _LETTER * len(title + meaning) < max(place.values()) - _LEFT
     every = math.ceil((high - low) / 5)
     ticks = [

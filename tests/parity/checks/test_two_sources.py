@@ -67,7 +67,7 @@ def test_one_model_in_two_forms_passes(first: str, second: str, folders: Path) -
     assert (report.inputs["names"], report.appendix) == ("ours", [])
 
 
-# Somebody's state, by its own names.
+# A state dict of another program, under its own names.
 
 
 def state() -> State:
