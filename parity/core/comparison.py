@@ -2,8 +2,8 @@
 
 There are two kinds of pass. In the first, the oracle, both float64 models and all models in the
 checked dtype run in lockstep: modes float64 and end-to-end. In the second, once for each backend,
-every operation gets the oracle's rounded input: mode per-op. Each tensor is compared when it
-appears and then freed.
+every operation gets the oracle's rounded input: mode per-op; in float64 it is not rounded, and such
+a pass follows where mode float64 failed. Each tensor is compared when it appears and then freed.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import (
     extra_rows,
+    float64_per_op_rows,
     float64_rows,
     narrow_reason,
     overflows,
@@ -53,7 +54,9 @@ class Comparison:
 
     Attributes:
         candidates: Our models by backend.
-        precision: The checked dtype; None for mode float64 alone.
+        precision: The checked dtype; None for float64 alone.
+        modes: Modes to run.
+        locates: Whether mode float64-per-op runs also on each backend that fails in float64.
         select: Pattern of the taps to compare.
         prepare: Finds the taps of a candidate that shows none.
         keep: Called with (run, tap, tensor) for every tensor that a run of its own makes.
@@ -69,6 +72,7 @@ class Comparison:
     explainer: Explainer
     progress: Progress
     fingerprints: Fingerprints = dataclasses.field(default_factory=Fingerprints)
+    locates: bool = False
     prepare: "Callable[[Comparison, nn.Module], PreparedCandidate] | None" = None
     keep: Callable[[str, str, Tensor], None] | None = None
 
@@ -146,9 +150,29 @@ class Comparison:
         """Run every pass that the modes need."""
         if self.modes & {Mode.FLOAT64, Mode.END_TO_END}:
             self._together()
+        for backend in self.candidates:
+            if self._wants_float64_per_op(backend):
+                found = self._per_op(backend, torch.float64)
+                names, plan = run_names(backend, torch.float64), self.planned(backend)
+                self.rows += float64_per_op_rows(found, names, plan, backend, self.bounds)
         if Mode.PER_OP in self.modes and self.precision is not None:
             for backend in self.candidates:
-                self._per_op(backend, self.precision)
+                found = self._per_op(backend, self.precision.dtype)
+                self._judge(found, backend, Mode.PER_OP, self.precision)
+
+    def _wants_float64_per_op(self, backend: str) -> bool:
+        """Return whether mode float64-per-op runs: wanted, or useful to locate a failure.
+
+        Not where a narrower dtype is allowed inside: no operation reaches the bound then.
+        """
+        narrow = self.profiles[backend].narrow if backend in self.profiles else ""
+        if narrow and self._allows(narrow):
+            return False
+        fails = any(
+            (row.backend, row.mode, row.status) == (backend, Mode.FLOAT64, Status.FAIL)
+            for row in self.rows
+        )
+        return Mode.FLOAT64_PER_OP in self.modes or (self.locates and fails)
 
     def _together(self) -> None:
         """Run the float64 models and those in the checked dtype, each on its own numbers."""
@@ -186,17 +210,16 @@ class Comparison:
         checked = torch.float32 if self.precision is None else self.precision.dtype
         return narrow.partition(" ")[0] in ("float32", str(checked)[6:])
 
-    def _per_op(self, backend: str, precision: Precision) -> None:
+    def _per_op(self, backend: str, dtype: torch.dtype) -> Observations:
         """Run one backend and the reference, every operation on the oracle's rounded input."""
         raw = frozenset(self.absent(backend))
         members = [
             dataclasses.replace(subject, unwatched=raw)
             if subject.name.startswith("huggingface")
             else subject
-            for subject in self._subjects(precision.dtype, only=backend, raw=raw)
+            for subject in self._subjects(dtype, only=backend, raw=raw)
         ]
-        found = self._walk(members, rounded_to=precision.dtype, raw=raw, beside=backend)
-        self._judge(found, backend, Mode.PER_OP, precision)
+        return self._walk(members, rounded_to=dtype, raw=raw, beside=backend)
 
     def _judge(self, found: Observations, backend: str, mode: Mode, precision: Precision) -> None:
         names = run_names(backend, precision.dtype)
@@ -273,7 +296,9 @@ class Comparison:
             raw=raw,
             selected=self.measured,
         )
-        found = walk_in_lockstep(lockstep, progress=self._step, look=self._look(beside))
+        takes = rounded_to is not torch.float64  # it may run or not: nothing to compare or explain
+        look = self._look(beside, takes=takes)
+        found = walk_in_lockstep(lockstep, progress=self._step, look=look)
         for name, error in found.broken.items():
             if name.split("/")[1] in self.profiles and not isinstance(
                 error, runners.OtherLogitsError
@@ -293,10 +318,11 @@ class Comparison:
     def _step(self, tap: str) -> None:
         self.steps_done += 1
         passes = bool(self.modes & {Mode.FLOAT64, Mode.END_TO_END})
-        total = passes + len(self.candidates) * (Mode.PER_OP in self.modes)
-        self.progress(tap, self.steps_done, total * len(self.plan))
+        per_op = len(self.modes & {Mode.PER_OP, Mode.FLOAT64_PER_OP})
+        total = (passes + len(self.candidates) * per_op) * len(self.plan)
+        self.progress(tap, self.steps_done, max(self.steps_done, total))
 
-    def _look(self, beside: str) -> TapCallback:
+    def _look(self, beside: str, *, takes: bool) -> TapCallback:
         """Return the callback for every tensor of a pass, before it is freed."""
 
         def look(subject: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
@@ -305,12 +331,14 @@ class Comparison:
                     self.life.look(tap, truth)
                     if tap.endswith("attn.scores"):
                         self._note_smallest(tap, truth)
-                self._take_truth(tap, truth, beside)
+                if takes:
+                    self._take_truth(tap, truth, beside)
                 return
-            self._take(subject, tap, tensor, beside)
+            if takes:
+                self._take(subject, tap, tensor, beside)
+                self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
             if self.keep is not None and not beside:
                 self.keep(subject, tap, tensor)
-            self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
             _, *backend, dtype = subject.split("/")
             judged = backend and tap == "logits" and not beside and dtype != "float64"
             if judged and not self._last_only:

@@ -45,6 +45,8 @@ class Mode(StrEnum):
     """The checked dtype; each side continues with its own numbers."""
     PER_OP = "per-op"
     """The checked dtype; every operation gets the oracle's rounded input."""
+    FLOAT64_PER_OP = "float64-per-op"
+    """float64; every operation gets the oracle's input."""
     PUBLISHED = "published"
     """A number computed from known weights, compared with the published one."""
 
@@ -57,11 +59,11 @@ class Row:
         tap: Name of what is compared: a tap, a tensor, a rule, a source of strings.
         backend: Subject of the comparison: our backend; in `weights` and `tokens` the side.
         against: Reference: `oracle`, `huggingface`, `uncached`, `published`, ...
-        error_ours: Our error. In mode float64 the largest difference, else the RMS of the
+        error_ours: Our error. In float64 the largest difference, else the RMS of the
             differences, each over the reference's RMS; in mode exact the number of mismatches.
         error_reference: Hugging Face's own error, where the reference is the oracle.
         ratio: Our error over Hugging Face's, the latter at least the dtype's unit roundoff.
-        bound: Limit of `error_ours` in modes float64 and exact, else of `ratio`.
+        bound: Limit of `error_ours` in float64 and in mode exact, else of `ratio`.
         amplification: Our error over the largest error among the inputs of this tap.
         worst_index: Index of the largest difference.
         value_ours: Our value there; `value_against` is the reference's.
@@ -337,8 +339,13 @@ def verdict_for(code: ExitCode) -> Verdict:
 
 
 _NOT_COMPARED = (Status.MISSING, Status.NOT_RUN)
-_DECIDING_ORDER = (Mode.FLOAT64, Mode.PER_OP, Mode.END_TO_END)
-"""float64 shows that something is wrong; per-op points at the operation; end-to-end comes last."""
+_DECIDING_ORDER = (
+    (Mode.FLOAT64, Mode.FLOAT64_PER_OP),
+    (Mode.PER_OP,),
+    (Mode.END_TO_END,),
+)
+"""float64 shows that something is wrong, and by operation where it starts, if that is earlier; in
+the checked dtype per-op points at the operation; end-to-end comes last."""
 
 
 def compared(names: Sequence[str], rows: Sequence[Row]) -> int:
@@ -380,14 +387,14 @@ def first_divergence(
 ) -> FirstDivergence | None:
     """Return the first failing tap in network order; None where every row passes.
 
-    The mode that locates a fault best comes first.
+    The modes that locate a fault best come first.
     """
     # The backend that forms the most taps gives their order.
     longest_first = sorted(plan.values(), key=len, reverse=True)
     suspects = {tap.name: tap.kind.suspects for taps in longest_first for tap in taps}
     place = {name: at for at, name in enumerate(suspects)}
-    for mode in _DECIDING_ORDER:
-        failing = [row for row in rows if row.mode is mode and row.status is not Status.PASS]
+    for modes in _DECIDING_ORDER:
+        failing = [row for row in rows if row.mode in modes and row.status is not Status.PASS]
         if failing:
             row = min(failing, key=lambda row: place.get(row.tap, len(place)))
             # A likely cause belongs to a number that is wrong, not to a shape or a missing tap.
@@ -437,10 +444,11 @@ def difference_found(row: Row) -> str:
         return f"its error to {against} is no finite number"
     if row.mode is Mode.EXACT:
         return f"{row.error_ours:,.0f} of its elements differ from {against}'s"
-    if row.mode is Mode.FLOAT64:
+    if row.mode in (Mode.FLOAT64, Mode.FLOAT64_PER_OP):
+        whose = " on equal inputs" if row.mode is Mode.FLOAT64_PER_OP else ""
         return (
-            f"in float64 it differs from {against} by {row.error_ours:.2g} of its RMS; "
-            f"right code stays within {row.bound:g}"
+            f"in float64{whose} it differs from {against} by {row.error_ours:.2g} of its RMS; "
+            f"right code stays within {row.bound:.3g}"
         )
     found, to = row.ratio, "times Hugging Face's"
     if found is None:

@@ -22,7 +22,8 @@ from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import never_formed, taps
 from parity.core.tolerances import Bounds
-from parity.faults.forward import inject
+from parity.faults.forward import inject, with_tap
+from parity.operations import Op, Operation, replacing
 from parity.report.json import render
 from parity.report.text import render as render_text
 from scratch_gpt import GPT
@@ -351,3 +352,90 @@ def test_a_report_holds_them_in_json_alone(
         for report in (with_fingerprints, without)
     )
     assert one == other
+
+
+# Mode float64-per-op.
+
+
+def with_operation(model: GPT, kind: str, operation: Operation, block: int) -> GPT:
+    """Return a model that has another operation in one block."""
+    return with_tap(model, lambda call, tap: replacing({kind: operation}, call, tap, block))
+
+
+def gelu_with(root: float) -> Operation:
+    def operation(op: Op) -> Tensor:
+        x = op.input("mlp.c_fc")
+        return 0.5 * x * (1.0 + torch.tanh(root * (x + 0.044715 * x**3)))
+
+    return operation
+
+
+SHORT_ROOT = gelu_with(0.79788456)
+"""GELU with sqrt(2 / pi) in 8 digits: 2e-10 off, which the next block amplifies."""
+
+
+@pytest.fixture(scope="module")
+def short_root(ours: GPT) -> dict[str, GPT]:
+    """Return a model with a constant of 8 digits in block 0, and a right one, on two backends."""
+    wrong = with_operation(ours, "mlp.gelu", SHORT_ROOT, 0)
+    return {"plain": wrong, "tiled": ours.with_backend("tiled")}
+
+
+def ids_of(batch: int, time: int, seed: int = 0) -> Tensor:
+    return inputs.seeded(batch=batch, time=time, vocab_size=211, seed=seed).token_ids
+
+
+def test_a_short_constant_is_located_where_it_is(
+    short_root: dict[str, GPT], theirs: OpenAIGPTLMHeadModel
+) -> None:
+    report = layerwise(short_root, theirs, ids_of(2, 37))
+    assert report.first_divergence is not None
+    row = report.first_divergence.row
+    assert (report.verdict, row.tap) == (Verdict.FAIL, "h.0.mlp.gelu")
+    assert (row.backend, row.mode, row.against) == ("plain", Mode.FLOAT64_PER_OP, "oracle")
+    assert row.error_ours is not None
+    assert 1e-10 < row.error_ours < Bounds().float64
+    assert "on equal inputs it differs from the oracle by 2" in report.first_divergence.why
+    own = [one for one in report.results if one.mode is Mode.FLOAT64_PER_OP]
+    assert [one.tap for one in own if one.status is not Status.PASS] == ["h.0.mlp.gelu"]
+    assert {one.backend for one in own} == {"plain"}  # the right one has nothing to locate
+    end_to_end = [one for one in report.results if one.mode is Mode.FLOAT64]
+    assert min(place for place, one in enumerate(end_to_end) if one.status is not Status.PASS) > [
+        one.tap for one in end_to_end
+    ].index("h.0.mlp.gelu")
+
+
+def test_float64_per_op_runs_only_after_a_failure_or_if_it_is_wanted(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, report: Report
+) -> None:
+    assert Mode.FLOAT64_PER_OP not in {row.mode for row in report.results}
+    for dtype in ("float64", "bfloat16"):
+        wanted = layerwise(paths, theirs, ids_of(3, 5), modes=[Mode.FLOAT64_PER_OP], dtype=dtype)
+        rows = wanted.results
+        assert wanted.verdict is Verdict.PASS
+        assert {(row.mode, row.dtype) for row in rows} == {(Mode.FLOAT64_PER_OP, "float64")}
+        assert Counter(row.backend for row in rows) == {"plain": 173, "tiled": 149}
+        assert max(row.error_ours or 0.0 for row in rows) > 0.0
+        assert all(row.bound <= 4 * Bounds().float64_per_op for row in rows)
+
+
+def test_a_constant_that_no_other_mode_sees_fails(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    wrong = with_operation(ours, "mlp.gelu", gelu_with(0.79788456080), 5)  # 11 digits
+    ids = ids_of(1, 37)
+    assert layerwise(wrong, theirs, ids).verdict is Verdict.PASS
+    report = layerwise(wrong, theirs, ids, modes=tuple(Mode))
+    assert report.verdict is Verdict.FAIL
+    assert report.first_divergence is not None
+    assert report.first_divergence.tap == "h.5.mlp.gelu"
+
+
+def test_an_earlier_failure_end_to_end_keeps_its_place(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    """Where both fail at one tap, the row of mode float64 is the first divergence."""
+    report = layerwise(inject(ours, "erf-gelu", 3), theirs, ids_of(1, 5), modes=[Mode.FLOAT64])
+    assert report.first_divergence is not None
+    row = report.first_divergence.row
+    assert (row.tap, row.mode) == ("h.3.mlp.gelu", Mode.FLOAT64)
+    own = [row for row in report.results if row.mode is Mode.FLOAT64_PER_OP]
+    assert [row.tap for row in own if row.status is not Status.PASS] == ["h.3.mlp.gelu"]
