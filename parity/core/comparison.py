@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.core import candidates, liveness, runners
+from parity.core import candidates, liveness, reordered, runners
 from parity.core.candidates import PreparedCandidate
 from parity.core.environment import environment, pinned_settings
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import (
     extra_rows,
+    fails,
     float64_per_op_rows,
     float64_rows,
     narrow_reason,
@@ -168,11 +169,8 @@ class Comparison:
         narrow = self.profiles[backend].narrow if backend in self.profiles else ""
         if narrow and self._allows(narrow):
             return False
-        fails = any(
-            (row.backend, row.mode, row.status) == (backend, Mode.FLOAT64, Status.FAIL)
-            for row in self.rows
-        )
-        return Mode.FLOAT64_PER_OP in self.modes or (self.locates and fails)
+        wanted = Mode.FLOAT64_PER_OP in self.modes
+        return wanted or (self.locates and fails(self.rows, backend, Mode.FLOAT64))
 
     def _together(self) -> None:
         """Run the float64 models and those in the checked dtype, each on its own numbers."""
@@ -183,7 +181,7 @@ class Comparison:
         entering = {one.narrow.partition(" ")[0] for one in self.profiles.values()} - {""}
         for name in sorted(entering - {str(dtype)[6:] for dtype in dtypes}):
             members += self._subjects(getattr(torch, name), only="")  # Hugging Face's run alone
-        found = self._walk(members, against="huggingface/float64")
+        found = self._walk(members, against="huggingface/float64", look=self._look(""))
         for backend in self.candidates:
             plan = self.planned(backend)
             if Mode.FLOAT64 in self.modes:
@@ -219,16 +217,58 @@ class Comparison:
             else subject
             for subject in self._subjects(dtype, only=backend, raw=raw)
         ]
-        return self._walk(members, rounded_to=dtype, raw=raw, beside=backend)
+        # Mode float64-per-op may run or not: its numbers are rows and nothing else.
+        look = _no_look if dtype == torch.float64 else self._look(backend)
+        return self._walk(members, rounded_to=dtype, raw=raw, look=look)
 
     def _judge(self, found: Observations, backend: str, mode: Mode, precision: Precision) -> None:
         names = run_names(backend, precision.dtype)
         plan = self.planned(backend)
         self.reasons += overflows(found, names, plan)
-        self.rows += rounding_rows(
-            found, names, plan, self.plan, backend, mode, precision, self.bounds
-        )
+        differs = fails(self.rows, backend, Mode.FLOAT64)
+        self.rows += self._rounding_rows(found, backend, mode, precision, differs=differs)
         self.rows += extra_rows(found, names, self.plan, backend, str(precision.dtype)[6:], mode)
+
+    def _rounding_rows(
+        self,
+        found: Observations,
+        backend: str,
+        mode: Mode,
+        precision: Precision,
+        *,
+        differs: bool,
+    ) -> list[Row]:
+        """Return the rows of a pass in the checked dtype.
+
+        Before a failure counts, Hugging Face's rounding is measured again: one run may by luck
+        hardly be off. Not if the function `differs` in float64: then the failure is no rounding.
+        """
+        names, plan = run_names(backend, precision.dtype), self.planned(backend)
+        again: list[Observations] = []
+        while True:
+            rows = rounding_rows(
+                found, names, plan, self.plan, backend, mode, precision, self.bounds, again
+            )
+            if differs or len(again) == reordered.RUNS or not fails(rows, backend, mode):
+                return rows
+            again.append(self._measured_again(backend, mode, precision.dtype, len(again)))
+
+    def _measured_again(
+        self, backend: str, mode: Mode, dtype: torch.dtype, seed: int
+    ) -> Observations:
+        """Run Hugging Face's model in another order, which is as right."""
+        theirs = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
+        other = reordered.Reordered(theirs, seed)  # type: ignore[arg-type]
+        raw = frozenset(self.absent(backend) if mode is Mode.PER_OP else ())
+        subject = Subject(
+            name=run_names("", dtype).huggingface,
+            run=other.in_old_order(runners.huggingface_run(other.model, self.inputs)),
+            dtype=dtype,
+            device=next(self.reference.parameters()).device,
+            unwatched=raw,
+        )
+        given = dtype if mode is Mode.PER_OP else None
+        return self._walk([subject], rounded_to=given, raw=raw, look=_no_look)
 
     def _subjects(
         self, dtype: torch.dtype, only: str | None = None, raw: frozenset[str] | None = None
@@ -274,7 +314,7 @@ class Comparison:
         against: str | None = None,
         rounded_to: torch.dtype | None = None,
         raw: frozenset[str] = frozenset(),
-        beside: str = "",
+        look: TapCallback,
     ) -> Observations:
         oracle = runners.oracle_run(self.reference, self.inputs)
         if self._last_only:
@@ -296,8 +336,6 @@ class Comparison:
             raw=raw,
             selected=self.measured,
         )
-        takes = rounded_to is not torch.float64  # it may run or not: nothing to compare or explain
-        look = self._look(beside, takes=takes)
         found = walk_in_lockstep(lockstep, progress=self._step, look=look)
         for name, error in found.broken.items():
             if name.split("/")[1] in self.profiles and not isinstance(
@@ -322,7 +360,7 @@ class Comparison:
         total = (passes + len(self.candidates) * per_op) * len(self.plan)
         self.progress(tap, self.steps_done, max(self.steps_done, total))
 
-    def _look(self, beside: str, *, takes: bool) -> TapCallback:
+    def _look(self, beside: str) -> TapCallback:
         """Return the callback for every tensor of a pass, before it is freed."""
 
         def look(subject: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
@@ -331,14 +369,12 @@ class Comparison:
                     self.life.look(tap, truth)
                     if tap.endswith("attn.scores"):
                         self._note_smallest(tap, truth)
-                if takes:
-                    self._take_truth(tap, truth, beside)
+                self._take_truth(tap, truth, beside)
                 return
-            if takes:
-                self._take(subject, tap, tensor, beside)
-                self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
+            self._take(subject, tap, tensor, beside)
             if self.keep is not None and not beside:
                 self.keep(subject, tap, tensor)
+            self.explainer.look(subject, tap, tensor, truth, per_op=bool(beside))
             _, *backend, dtype = subject.split("/")
             judged = backend and tap == "logits" and not beside and dtype != "float64"
             if judged and not self._last_only:
@@ -456,6 +492,10 @@ def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.M
         return dict(candidate)
     backend = getattr(candidate, "backend", CANDIDATE)
     return {backend if backend in BACKENDS else CANDIDATE: candidate}
+
+
+def _no_look(_subject: str, _tap: str, _tensor: Tensor, _truth: Tensor) -> None:
+    """Take nothing of a tensor but its difference."""
 
 
 def no_progress(_what: str, _done: int, _total: int) -> None:

@@ -347,15 +347,20 @@ def rounding_rows(  # noqa: PLR0913 - one pass, and the rules for it
     mode: Mode,
     precision: Precision,
     bounds: Bounds,
+    again: Sequence[Observations] = (),
 ) -> list[Row]:
     """Return one row for each tap of a pass in the checked dtype, compared with the oracle.
 
     Hugging Face's error is taken from `peers`, all taps that were measured: the verdict of a tap
-    must not depend on which others are selected.
+    must not depend on which others are selected. Of the same pass and those of `again`, which have
+    other rounding errors, the largest counts.
     """
-    errors = _reference_errors(found, names.huggingface, peers)
-    if mode is Mode.END_TO_END:
-        errors |= _loss_error(found, names.huggingface, errors)
+    errors: dict[str, RoundingError] = {}
+    for one in (found, *again):
+        of_pass = _reference_errors(one, names.huggingface, peers)
+        if mode is Mode.END_TO_END:
+            of_pass |= _loss_error(one, names.huggingface, of_pass)
+        errors |= {tap: own.at_least(errors.get(tap, own)) for tap, own in of_pass.items()}
     unknown = RoundingError(rms=math.nan, peak=math.nan)
 
     def seen(tap: Tap) -> Difference:
@@ -378,6 +383,11 @@ def rounding_rows(  # noqa: PLR0913 - one pass, and the rules for it
         )
         for tap in plan
     ]
+
+
+def fails(rows: Sequence[Row], backend: str, mode: Mode) -> bool:
+    """Return whether a number of one backend is beyond its bound in a mode."""
+    return any((row.backend, row.mode, row.status) == (backend, mode, Status.FAIL) for row in rows)
 
 
 def extra_rows(  # noqa: PLR0913 - a pass, and what its rows have in common
