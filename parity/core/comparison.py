@@ -262,7 +262,9 @@ class Comparison:
         raw = frozenset(self.absent(backend) if mode is Mode.PER_OP else ())
         subject = Subject(
             name=run_names("", dtype).huggingface,
-            run=other.in_old_order(runners.huggingface_run(other.model, self.inputs)),
+            run=other.in_old_order(
+                runners.huggingface_run(other.model, self.inputs), rounds=mode is Mode.END_TO_END
+            ),
             dtype=dtype,
             device=next(self.reference.parameters()).device,
             unwatched=raw,

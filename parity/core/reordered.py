@@ -5,12 +5,18 @@ every second model layer norm, softmax and linear layers are elementary operatio
 the dtype: in half precision much right code does that, and PyTorch's functions use float32 inside.
 One run is one sample of the reference's rounding, and may by luck hardly be off; several such
 models give several samples.
+
+A sum in half precision is made in float32 and rounded once, so that its order hardly matters. A run
+on its own numbers is therefore rounded at random, too: after every tap each element is moved by
+less than a unit roundoff.
+
+Source: Parker, "Monte Carlo arithmetic", 1997 (random rounding).
 """
 
 import contextlib
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,13 +25,12 @@ from torch.overrides import TorchFunctionMode
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.mapping import rows
-from parity.core.lockstep import Run, TapFunction
+from parity.core.lockstep import TapFunction
+
+Result = TypeVar("Result")
 
 RUNS = 6
-"""Further samples that are taken before a failure counts.
-
-The largest ratio of right code in float32 over one sample was 5.9 of 4, over up to 7 samples 3.6.
-"""
+"""Further samples that are taken before a failure counts."""
 
 _AXES = {
     "tokens_embed.weight": (None, "width"),
@@ -69,6 +74,7 @@ class Reordered:
         self._inverse = {name: torch.argsort(one) for name, one in self._orders.items()}
         self.model = copy.deepcopy(reference)
         self._by_formula = bool(seed % 2)
+        self._draws = torch.Generator().manual_seed(seed)
         state = self.model.state_dict()
         with torch.no_grad():
             for row in rows(config.n_layer):
@@ -85,23 +91,29 @@ class Reordered:
                 tensor = tensor.index_select(axis, orders[which].to(tensor.device))
         return tensor
 
-    def arithmetic(self) -> contextlib.AbstractContextManager[object]:
-        """Return the context in which the model must run."""
-        return _ByFormula() if self._by_formula else contextlib.nullcontext()
+    def in_old_order(
+        self, run: Callable[[TapFunction], Result], *, rounds: bool
+    ) -> Callable[[TapFunction], Result]:
+        """Return a run of this model that shows its taps in the old order.
 
-    def in_old_order(self, run: Run) -> Run:
-        """Return a run of this model that shows its taps in the old order."""
+        If it `rounds`, it goes on with each tap's value after a random rounding.
+        """
 
-        def shown(tap: TapFunction) -> object:
+        def shown(tap: TapFunction) -> Result:
             def own(name: str, value: Tensor) -> Tensor:
-                old = self.reordered(name, value, back=True)
-                answer = tap(name, old)
-                return value if answer is old else self.reordered(name, answer)
+                answer = tap(name, self.reordered(name, value, back=True))
+                return self.reordered(name, self._moved(answer) if rounds else answer)
 
-            with self.arithmetic():
+            with _ByFormula() if self._by_formula else contextlib.nullcontext():
                 return run(own)
 
         return shown
+
+    def _moved(self, value: Tensor) -> Tensor:
+        """Return each element moved by less than a unit roundoff, and rounded again."""
+        draw = torch.rand(value.shape, generator=self._draws, dtype=torch.float64)
+        step = torch.finfo(value.dtype).eps * (draw - 0.5)  # eps is two units
+        return (value * (1.0 + step.to(value.device))).to(value.dtype)
 
 
 class _ByFormula(TorchFunctionMode):

@@ -213,13 +213,16 @@ class GradientComparison(Comparison):
             found=Observations(),
             look=lambda _name, _gradient: None,
         )
-        with other.arithmetic():
-            backward(
-                losses.of_huggingface(other.model, self.inputs),
-                _named(other.model, self._theirs_of_ours()),
-                see=lambda name, own: comparator.see(name, other.reordered(name, own, back=True)),
-                scale=comparator.scale,
-            )
+
+        def see(name: str, gradient: Tensor) -> None:
+            moved = is_parameter(name)  # a tap is shown in the old order already
+            comparator.see(name, other.reordered(name, gradient, back=True) if moved else gradient)
+
+        loss_of = losses.of_huggingface(other.model, self.inputs)
+        parameters = _named(other.model, self._theirs_of_ours())
+        backward(
+            other.in_old_order(loss_of, rounds=True), parameters, see=see, scale=comparator.scale
+        )
         return comparator.found
 
     def _ours(self, dtype: torch.dtype) -> None:
