@@ -38,6 +38,7 @@ from parity.core.gates import (
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations, Pass, Subject, TapCallback, walk_in_lockstep
 from parity.core.metrics import Status, consequences, visible_entries
+from parity.core.patterns import AXES, RANDOM, pattern
 from parity.core.results import Mode, Reason, Report, Row, count, finish, first_divergence
 from parity.core.taps import Tap, never_formed, taps, undefined_taps
 from parity.core.tolerances import Bounds, Precision
@@ -153,13 +154,47 @@ class Comparison:
             self._together()
         for backend in self.candidates:
             if self._wants_float64_per_op(backend):
-                found = self._per_op(backend, torch.float64)
-                names, plan = run_names(backend, torch.float64), self.planned(backend)
-                self.rows += float64_per_op_rows(found, names, plan, backend, self.bounds)
+                self._float64_per_op(backend)
         if Mode.PER_OP in self.modes and self.precision is not None:
             for backend in self.candidates:
-                found = self._per_op(backend, self.precision.dtype)
+                found = self._per_op(backend, self.precision.dtype, self._look(backend))
                 self._judge(found, backend, Mode.PER_OP, self.precision)
+
+    def _float64_per_op(self, backend: str) -> None:
+        """Run mode float64-per-op on one backend; where a tap fails, add what its numbers show."""
+        names, plan = run_names(backend, torch.float64), self.planned(backend)
+        by_name = {tap.name: tap for tap in plan}
+        kept: dict[str, Tensor] = {}  # right tensors of which a later one may be a sum
+        shown: dict[str, dict[str, str]] = {}
+
+        def look(subject: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
+            if subject == "oracle" and truth.ndim == 3:  # noqa: PLR2004 - batch time feature
+                kept[tap] = truth
+                for old in list(kept)[:-_KEPT]:
+                    del kept[old]
+            elif subject == names.ours and tap in by_name and len(shown) < _SHOWN:
+                fed = [kept[name] for name in by_name[tap].inputs if name in kept]
+                note, cause = pattern(
+                    tensor,
+                    truth,
+                    names=AXES[by_name[tap].kind.axes],
+                    visible=self._visible[tap],
+                    summands=[one for one in fed if one.shape == truth.shape],
+                    within=self.bounds.float64_per_op,
+                )
+                if note or cause:
+                    shown[tap] = {"note": note, "cause": cause}
+
+        found = self._per_op(backend, torch.float64, look)
+        first = next(
+            (row for row in self.rows if row.backend == backend and row.status is Status.FAIL), None
+        )
+        for row in float64_per_op_rows(found, names, plan, backend, self.bounds):
+            details = shown.get(row.tap, {})
+            if first is not None and first.tap == row.tap and _differ(first, row):
+                details = {"note": "", "cause": RANDOM}
+            is_wrong = row.status is Status.FAIL
+            self.rows.append(dataclasses.replace(row, details=details) if is_wrong else row)
 
     def _wants_float64_per_op(self, backend: str) -> bool:
         """Return whether mode float64-per-op runs: wanted, or useful to locate a failure.
@@ -208,7 +243,7 @@ class Comparison:
         checked = torch.float32 if self.precision is None else self.precision.dtype
         return narrow.partition(" ")[0] in ("float32", str(checked)[6:])
 
-    def _per_op(self, backend: str, dtype: torch.dtype) -> Observations:
+    def _per_op(self, backend: str, dtype: torch.dtype, look: TapCallback) -> Observations:
         """Run one backend and the reference, every operation on the oracle's rounded input."""
         raw = frozenset(self.absent(backend))
         members = [
@@ -217,8 +252,6 @@ class Comparison:
             else subject
             for subject in self._subjects(dtype, only=backend, raw=raw)
         ]
-        # Mode float64-per-op may run or not: its numbers are rows and nothing else.
-        look = _no_look if dtype == torch.float64 else self._look(backend)
         return self._walk(members, rounded_to=dtype, raw=raw, look=look)
 
     def _judge(self, found: Observations, backend: str, mode: Mode, precision: Precision) -> None:
@@ -494,6 +527,19 @@ def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.M
         return dict(candidate)
     backend = getattr(candidate, "backend", CANDIDATE)
     return {backend if backend in BACKENDS else CANDIDATE: candidate}
+
+
+def _differ(one: Row, other: Row) -> bool:
+    """Return whether two float64 runs made different errors on inputs that were right in both."""
+    errors = [row.error_ours or 0.0 for row in (one, other)]
+    return min(errors) > 1e-7 and abs(errors[0] - errors[1]) > 1e-3 * max(errors)  # noqa: PLR2004
+
+
+_KEPT = 20
+"""Right tensors that are kept: those of a block, and its input."""
+
+_SHOWN = 40
+"""Taps whose numbers are looked at; more are not wrong one by one."""
 
 
 def _no_look(_subject: str, _tap: str, _tensor: Tensor, _truth: Tensor) -> None:

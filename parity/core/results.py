@@ -16,6 +16,7 @@ from parity.core.environment import commit
 from parity.core.fingerprints import Fingerprint
 from parity.core.liveness import BlockHealth
 from parity.core.metrics import Status
+from parity.core.patterns import size_like
 from parity.core.taps import Tap
 from parity.errors import ExitCode, ParityError
 from reference import compat
@@ -401,8 +402,27 @@ def first_divergence(
             cause = suspects.get(row.tap, "") if row.status is Status.FAIL else ""
             if cause and (hidden := _hidden_before(row, plan)):
                 cause = f"any operation after {hidden}: the taps between are not shown"
+            cause = cause and _shown_cause(row, rows, cause)
             return FirstDivergence(tap=row.tap, why=difference_found(row), suspects=cause, row=row)
     return None
+
+
+def _shown_cause(row: Row, rows: Sequence[Row], usual: str) -> str:
+    """Return the cause that the numbers of a wrong tensor show, else the usual one at its tap."""
+    own = [one for one in rows if (one.backend, one.tap) == (row.backend, row.tap)]
+    shown = next((one.details for one in own if "cause" in one.details), {})
+    if shown:
+        return "; ".join(part for part in (shown["note"], shown["cause"] or usual) if part)
+    in_float64 = [one for one in own if one.mode is Mode.FLOAT64]
+    if row.mode in (Mode.FLOAT64, Mode.FLOAT64_PER_OP) or not in_float64:
+        return usual
+    # Only the rounding differs: no other formula is to be looked for.
+    narrow = size_like(row.error_ours or 0.0)
+    finer = narrow if narrow not in ("", row.dtype) else f"a type narrower than {row.dtype}"
+    return (
+        f"the function is right in float64: an operation here computes in {finer}, or sums in it; "
+        f"or it is right and loses digits (a difference of large numbers)"
+    )
 
 
 def _hidden_before(row: Row, plan: Mapping[str, Sequence[Tap]]) -> str:

@@ -109,6 +109,7 @@ class GradientComparison(Comparison):
         super().__post_init__()
         self.found = Observations()
         self.truths: dict[str, Reference] = {}
+        self.shown: dict[str, dict[str, tuple[str, str]]] = {}
         self.places = gradient_names(int(self.reference.config.n_layer))
         self.slopes = Slopes(self.reference, self.inputs, self.select)
         self._loss = 0.0
@@ -298,6 +299,8 @@ class GradientComparison(Comparison):
             found=self.found,
             look=functools.partial(self._look_at, name, scale),
             scale=scale,
+            within=self.bounds.float64,
+            shown=self.shown.setdefault(name, {}),
         )
 
     def _look_at(self, run: str, scale: float, name: str, gradient: Tensor) -> None:
@@ -329,7 +332,16 @@ class GradientComparison(Comparison):
         plan = [place for place in self.planned(backend) if place not in self.slopes.plan]
         names, narrow = run_names(backend, torch.float64), self._narrow(backend)
         both = float64_rows(self.found, names, plan, backend, self.bounds, narrow=narrow)
-        return [row for row in both if row.against == REFERENCE]
+        shown = {
+            name: {"note": note, "cause": cause}
+            for name, (note, cause) in self.shown.get(names.ours, {}).items()
+            if note or cause
+        }
+        return [
+            dataclasses.replace(row, details=shown.get(row.tap, {}))
+            for row in both
+            if row.against == REFERENCE
+        ]
 
     def _rounding(self, backend: str) -> list[Row]:
         """Return the rows of the checked dtype; this may need the reference's gradients."""

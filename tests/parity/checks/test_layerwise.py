@@ -20,12 +20,13 @@ from parity.core.gates import REFERENCES, RunNames
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations
 from parity.core.metrics import Status
+from parity.core.patterns import LEFT_ON, RANDOM
 from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import never_formed, taps
 from parity.core.tolerances import Bounds
 from parity.faults.forward import inject, with_tap
-from parity.operations import OPERATIONS, Op, Operation, replacing
+from parity.operations import OPERATIONS, Op, Operation, merge_heads, replacing
 from parity.report.json import render
 from parity.report.text import render as render_text
 from scratch_gpt import GPT
@@ -397,6 +398,8 @@ def test_a_short_constant_is_located_where_it_is(
     assert (row.backend, row.mode, row.against) == ("plain", Mode.FLOAT64_PER_OP, "oracle")
     assert row.error_ours is not None
     assert 1e-10 < row.error_ours < Bounds().float64
+    words = "small and even differences, as if a constant has too few digits; GPT-1 uses gelu("
+    assert report.first_divergence.suspects.startswith(words)
     assert "on equal inputs it differs from the oracle by 2" in report.first_divergence.why
     own = [one for one in report.results if one.mode is Mode.FLOAT64_PER_OP]
     assert [one.tap for one in own if one.status is not Status.PASS] == ["h.0.mlp.gelu"]
@@ -512,3 +515,81 @@ def test_a_narrow_operation_of_the_checked_dtype_alone_survives_every_look(
     assert (row.tap, row.mode, row.dtype) == ("h.11.mlp.gelu", Mode.PER_OP, "float32")
     assert looks.count(("plain", Mode.PER_OP)) == reordered.RUNS
     assert Mode.FLOAT64_PER_OP not in {row.mode for row in report.results}
+
+
+# Words that the numbers of a wrong tensor give.
+
+
+def narrow_in(kind: str, dtype: torch.dtype) -> Operation:
+    return lambda op: OPERATIONS[kind](op).to(dtype).double()
+
+
+def first_cause(candidate: GPT, theirs: OpenAIGPTLMHeadModel, time: int = 37) -> tuple[str, str]:
+    report = layerwise(candidate, theirs, ids_of(2, time), modes=[Mode.FLOAT64])
+    assert report.first_divergence is not None
+    return report.first_divergence.tap, report.first_divergence.suspects
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", ["attn.query", "attn.scores", "attn.context", "ln_1", "mlp"])
+def test_a_narrower_type_has_words_at_every_tap(
+    kind: str, dtype: torch.dtype, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    tap, words = first_cause(with_operation(ours, kind, narrow_in(kind, dtype), 2), theirs, 7)
+    assert tap == f"h.2.{kind}"
+    assert (
+        words == f"all of its values are numbers of {str(dtype)[6:]}: an operation computes in it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "branch"), [("attn.weights", ""), ("ln_1.input", "attn"), ("ln_2.input", "mlp")]
+)
+def test_dropout_is_named_wherever_it_is_left_on(
+    kind: str, branch: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    def dropped(op: Op) -> Tensor:
+        right = OPERATIONS[kind](op)
+        part = op.input(branch) if branch else right
+        draws = torch.Generator().manual_seed(0)
+        return right - part + part * (torch.rand(part.shape, generator=draws) >= 0.1) / 0.9
+
+    tap, words = first_cause(with_operation(ours, kind, dropped, 3), theirs)
+    assert (tap, words) == (f"h.3.{kind}", LEFT_ON)
+
+
+def test_random_numbers_are_named_where_no_pattern_is_seen(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    def dropped(op: Op) -> Tensor:
+        weights = torch.nn.functional.dropout(op.input("attn.weights"), 0.1)
+        return merge_heads(weights @ op.input("attn.value"))
+
+    tap, words = first_cause(with_operation(ours, "attn.context", dropped, 3), theirs)
+    assert (tap, words) == ("h.3.attn.context", RANDOM)
+
+
+def test_a_wrong_tile_is_named_beside_the_usual_causes(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    def ragged(op: Op) -> Tensor:
+        right = OPERATIONS["attn.context"](op)
+        return torch.cat([right[:, :32], right[:, 32:].flip(-1)], 1)
+
+    tap, words = first_cause(with_operation(ours, "attn.context", ragged, 3), theirs)
+    where, _, usual = words.partition("; ")
+    assert tap == "h.3.attn.context"
+    assert where.startswith("only from token 32 on, of 37 (from the edge of a tile on")
+    assert usual.startswith("heads merged without")
+
+
+def test_a_rounding_error_is_no_wrong_formula(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    def weights(op: Op) -> Tensor:
+        right = OPERATIONS["attn.weights"](op)
+        return right.bfloat16().to(right.dtype) if right.dtype == torch.float32 else right
+
+    report = layerwise(with_operation(ours, "attn.weights", weights, 4), theirs, ids_of(1, 37))
+    assert report.first_divergence is not None
+    assert report.first_divergence.tap == "h.4.attn.weights"
+    words = "the function is right in float64: an operation here computes in bfloat16, or sums"
+    assert report.first_divergence.suspects.startswith(words)
