@@ -100,3 +100,23 @@ def test_degenerate_is_far_from_healthy() -> None:
     surrogate, degenerate = (0.75, 50.0), (1.0, 1.0)
     assert surrogate[0] < tolerances.DEGENERATE_COSINE < degenerate[0]
     assert surrogate[1] > tolerances.DEGENERATE_ATTENTION > degenerate[1]
+
+
+def test_the_numbers_that_decide_are_these() -> None:
+    """Each has its measurement beside it; one that is changed here needs another."""
+    numbers = {name: getattr(tolerances, name) for name in dir(tolerances) if name.isupper()}
+    precisions = {name: (p.quality, p.measured) for name, p in numbers.pop("PRECISIONS").items()}
+    assert precisions == {"float32": (4, 1.33), "bfloat16": (3, 1.39), "float16": (3, 1.96)}
+    assert numbers == {
+        "MEASURED_FLOAT64_NOISE": 2.1e-11,
+        "MEASURED_FLOAT64_OPERATION_NOISE": 4.5e-14,
+        "MEASURED_SMALLEST_FAULT": 1e-6,
+        "FAULT_MARGIN": 100,
+        "PEAK_GUARD": 10,
+        "SMALL_TENSOR": 20_000,
+        "DEGENERATE_COSINE": 0.98,
+        "DEGENERATE_ATTENTION": 2,
+        "FEWEST_PREDICTIONS": 32,
+        "SLOPE_BOUND": 1e-6,
+    }
+    assert dataclasses.astuple(Bounds()) == (1e-9, 2e-13, 4, 10)
