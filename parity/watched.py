@@ -37,6 +37,7 @@ from parity.align import (
 from parity.core.candidates import PreparedCandidate, Profile, broken, rebuilt
 from parity.core.inputs import Inputs
 from parity.core.lockstep import TapFunction
+from parity.core.patterns import pattern
 from parity.errors import InconclusiveError
 from parity.watch import Event, Number, Site, Trace, leaves_of, replay, watch
 from parity.watch.calling import Way, logits_in
@@ -409,10 +410,6 @@ def _relations(
         return
     right = target.value
     counts = target.counts()
-    factor = float((value * right)[counts].sum() / right[counts].square().sum())
-    if float((value - factor * right)[counts].abs().max()) <= TOLERANCE * rms * abs(factor):
-        yield f"it is the right one times {factor:.6g}"
-        return
     if right.ndim == 3 and right.shape[:2] == token_ids.shape:  # noqa: PLR2004 - batch time width
         shift = value - right
         if float((shift - shift[:1, :1]).abs().max()) <= TOLERANCE * rms:
@@ -425,9 +422,7 @@ def _relations(
             count = f"{int(equal.sum())} of {equal.numel()}"
             yield f"{count} rows are equal; the others are ids {listed}"
             return
-    largest = float(gaps.max())
-    if 1e-9 < largest < 1e-6:  # noqa: PLR2004 - float32 has 24 bits
-        yield "this is the size of float32's rounding"
+    yield from filter(None, pattern(value, right, names=(), visible=counts, within=TOLERANCE))
 
 
 _LISTED = 6

@@ -15,6 +15,9 @@ from parity.core.results import Mode, Report
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for, precision_of
 from scratch_gpt.progress import Progress
 
+MODES = (Mode.FLOAT64, Mode.END_TO_END, Mode.PER_OP)
+"""The modes that run by default. After a failure in float64, float64-per-op runs as well."""
+
 
 def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three have defaults
     candidate: nn.Module | Mapping[str, nn.Module],
@@ -24,7 +27,7 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
     positions: Tensor | None = None,
     attention_mask: Tensor | None = None,
     dtype: str = "float32",
-    modes: Sequence[Mode] = tuple(Mode),
+    modes: Sequence[Mode] = MODES,
     select: str = "*",
     bounds: Bounds | None = None,
     explain: str | None = None,
@@ -44,7 +47,8 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         positions: `[batch time]` or `[1 time]`; 0, 1, 2, ... where None.
         attention_mask: `[batch time]`, bool, False at padding.
         dtype: The checked dtype: float32, bfloat16 or float16; `float64` for mode float64 alone.
-        modes: Modes to run.
+        modes: Modes to run. Mode float64-per-op, if it is not among them, runs where mode float64
+            fails, and corrects the place of the first divergence.
         select: Shell pattern of the taps to compare.
         bounds: Instead of the dtype's own; bounds that cannot detect a fault are rejected.
         explain: Tap whose errors are reported in detail.
@@ -67,12 +71,14 @@ def layerwise(  # noqa: PLR0913 - the harness's one entry point; all but three h
         reference=reference,
         inputs=Inputs(token_ids=token_ids, positions=positions, attention_mask=attention_mask),
         precision=precision_of(dtype),
-        modes=frozenset(modes) & (frozenset(Mode) if dtype in PRECISIONS else {Mode.FLOAT64}),
+        modes=frozenset(modes)
+        & (frozenset(Mode) if dtype in PRECISIONS else {Mode.FLOAT64, Mode.FLOAT64_PER_OP}),
         select=select,
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(explain),
         progress=progress or no_progress,
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
+        locates=True,
         prepare=watching.prepare,
         keep=keep,
     )

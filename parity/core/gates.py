@@ -1,7 +1,8 @@
 """From differences to rows: the criteria of each mode, one function per mode for every check.
 
 Mode float64: the largest difference over the reference's RMS stays below one bound, with both
-references; embedding rows that were only looked up are equal to the bit. Modes end-to-end and
+references; embedding rows that were only looked up are equal to the bit. Mode float64-per-op has a
+finer bound, because no error of an input is in it. Modes end-to-end and
 per-op: our RMS error to the oracle is at most a few times Hugging Face's own error, so the
 reference's rounding is the unit. A second bound on the largest error catches a single bad element
 that moves no mean.
@@ -87,13 +88,14 @@ def float64_row(  # noqa: PLR0913 - a row
     bound: float,
     error_reference: float | None = None,
     amplification: float | None = None,
+    mode: Mode = Mode.FLOAT64,
 ) -> Row:
     """Return the row of a float64 difference: its largest error over the reference's RMS."""
     error = seen.relative_largest
     return Row(
         **_observed(seen, tap, backend, holds=error <= bound),
         dtype="float64",
-        mode=Mode.FLOAT64,
+        mode=mode,
         against=against,
         error_ours=_finite(error),
         error_reference=error_reference,
@@ -235,6 +237,33 @@ def float64_rows(  # noqa: PLR0913 - one pass, and the rules for it
     return rows
 
 
+def float64_per_op_rows(
+    found: Observations, names: RunNames, plan: Sequence[Tap], backend: str, bounds: Bounds
+) -> list[Row]:
+    """Return one row for each tap of a float64 pass in which all operations had equal inputs.
+
+    A tap behind several operations that are not shown carries the rounding of all of them, and so
+    does Hugging Face's, which gets its inputs at the same taps: that error counts where it is more.
+    """
+    rows = []
+    for tap in plan:
+        theirs = found.differences.get((names.huggingface, tap.name, "oracle"))
+        own = None if theirs is None else _finite(theirs.relative_largest)
+        bound = min(bounds.float64, max(bounds.float64_per_op, bounds.quality * (own or 0.0)))
+        rows.append(
+            float64_row(
+                _seen(found, names.ours, tap.name, "oracle"),
+                tap=tap.name,
+                backend=backend,
+                against="oracle",
+                bound=0.0 if tap.kind.name in EXACT_KINDS else bound,
+                error_reference=own,
+                mode=Mode.FLOAT64_PER_OP,
+            )
+        )
+    return rows
+
+
 _ALONE = "Hugging Face differs from the oracle here, ours does not"
 
 
@@ -318,15 +347,20 @@ def rounding_rows(  # noqa: PLR0913 - one pass, and the rules for it
     mode: Mode,
     precision: Precision,
     bounds: Bounds,
+    again: Sequence[Observations] = (),
 ) -> list[Row]:
     """Return one row for each tap of a pass in the checked dtype, compared with the oracle.
 
     Hugging Face's error is taken from `peers`, all taps that were measured: the verdict of a tap
-    must not depend on which others are selected.
+    must not depend on which others are selected. Of the same pass and those of `again`, which have
+    other rounding errors, the largest counts.
     """
-    errors = _reference_errors(found, names.huggingface, peers)
-    if mode is Mode.END_TO_END:
-        errors |= _loss_error(found, names.huggingface, errors)
+    errors: dict[str, RoundingError] = {}
+    for one in (found, *again):
+        of_pass = _reference_errors(one, names.huggingface, peers)
+        if mode is Mode.END_TO_END:
+            of_pass |= _loss_error(one, names.huggingface, of_pass)
+        errors |= {tap: own.at_least(errors.get(tap, own)) for tap, own in of_pass.items()}
     unknown = RoundingError(rms=math.nan, peak=math.nan)
 
     def seen(tap: Tap) -> Difference:
@@ -349,6 +383,11 @@ def rounding_rows(  # noqa: PLR0913 - one pass, and the rules for it
         )
         for tap in plan
     ]
+
+
+def fails(rows: Sequence[Row], backend: str, mode: Mode) -> bool:
+    """Return whether a number of one backend is beyond its bound in a mode."""
+    return any((row.backend, row.mode, row.status) == (backend, mode, Status.FAIL) for row in rows)
 
 
 def extra_rows(  # noqa: PLR0913 - a pass, and what its rows have in common

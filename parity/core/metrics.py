@@ -88,7 +88,7 @@ class Reference:
     """
 
     def __init__(self, tensor: Tensor, visible: Tensor | None = None) -> None:
-        self.tensor = tensor
+        self.tensor, self.visible = tensor, visible
         # In float64, so that a difference of two narrow tensors is not rounded to their dtype.
         self._rows = _in_rows(tensor).double()
         self._hidden = None if visible is None else _hidden_rows(visible, tensor)

@@ -16,6 +16,7 @@ from parity.core.environment import commit
 from parity.core.fingerprints import Fingerprint
 from parity.core.liveness import BlockHealth
 from parity.core.metrics import Status
+from parity.core.patterns import size_like
 from parity.core.taps import Tap
 from parity.errors import ExitCode, ParityError
 from reference import compat
@@ -45,6 +46,8 @@ class Mode(StrEnum):
     """The checked dtype; each side continues with its own numbers."""
     PER_OP = "per-op"
     """The checked dtype; every operation gets the oracle's rounded input."""
+    FLOAT64_PER_OP = "float64-per-op"
+    """float64; every operation gets the oracle's input."""
     PUBLISHED = "published"
     """A number computed from known weights, compared with the published one."""
 
@@ -57,11 +60,11 @@ class Row:
         tap: Name of what is compared: a tap, a tensor, a rule, a source of strings.
         backend: Subject of the comparison: our backend; in `weights` and `tokens` the side.
         against: Reference: `oracle`, `huggingface`, `uncached`, `published`, ...
-        error_ours: Our error. In mode float64 the largest difference, else the RMS of the
+        error_ours: Our error. In float64 the largest difference, else the RMS of the
             differences, each over the reference's RMS; in mode exact the number of mismatches.
         error_reference: Hugging Face's own error, where the reference is the oracle.
         ratio: Our error over Hugging Face's, the latter at least the dtype's unit roundoff.
-        bound: Limit of `error_ours` in modes float64 and exact, else of `ratio`.
+        bound: Limit of `error_ours` in float64 and in mode exact, else of `ratio`.
         amplification: Our error over the largest error among the inputs of this tap.
         worst_index: Index of the largest difference.
         value_ours: Our value there; `value_against` is the reference's.
@@ -337,8 +340,13 @@ def verdict_for(code: ExitCode) -> Verdict:
 
 
 _NOT_COMPARED = (Status.MISSING, Status.NOT_RUN)
-_DECIDING_ORDER = (Mode.FLOAT64, Mode.PER_OP, Mode.END_TO_END)
-"""float64 shows that something is wrong; per-op points at the operation; end-to-end comes last."""
+_DECIDING_ORDER = (
+    (Mode.FLOAT64, Mode.FLOAT64_PER_OP),
+    (Mode.PER_OP,),
+    (Mode.END_TO_END,),
+)
+"""float64 shows that something is wrong, and by operation where it starts, if that is earlier; in
+the checked dtype per-op points at the operation; end-to-end comes last."""
 
 
 def compared(names: Sequence[str], rows: Sequence[Row]) -> int:
@@ -380,22 +388,41 @@ def first_divergence(
 ) -> FirstDivergence | None:
     """Return the first failing tap in network order; None where every row passes.
 
-    The mode that locates a fault best comes first.
+    The modes that locate a fault best come first.
     """
     # The backend that forms the most taps gives their order.
     longest_first = sorted(plan.values(), key=len, reverse=True)
     suspects = {tap.name: tap.kind.suspects for taps in longest_first for tap in taps}
     place = {name: at for at, name in enumerate(suspects)}
-    for mode in _DECIDING_ORDER:
-        failing = [row for row in rows if row.mode is mode and row.status is not Status.PASS]
+    for modes in _DECIDING_ORDER:
+        failing = [row for row in rows if row.mode in modes and row.status is not Status.PASS]
         if failing:
             row = min(failing, key=lambda row: place.get(row.tap, len(place)))
             # A likely cause belongs to a number that is wrong, not to a shape or a missing tap.
             cause = suspects.get(row.tap, "") if row.status is Status.FAIL else ""
             if cause and (hidden := _hidden_before(row, plan)):
                 cause = f"any operation after {hidden}: the taps between are not shown"
+            cause = cause and _shown_cause(row, rows, cause)
             return FirstDivergence(tap=row.tap, why=difference_found(row), suspects=cause, row=row)
     return None
+
+
+def _shown_cause(row: Row, rows: Sequence[Row], usual: str) -> str:
+    """Return the cause that the numbers of a wrong tensor show, else the usual one at its tap."""
+    own = [one for one in rows if (one.backend, one.tap) == (row.backend, row.tap)]
+    shown = next((one.details for one in own if "cause" in one.details), {})
+    if shown:
+        return "; ".join(part for part in (shown["note"], shown["cause"] or usual) if part)
+    in_float64 = [one for one in own if one.mode is Mode.FLOAT64]
+    if row.mode in (Mode.FLOAT64, Mode.FLOAT64_PER_OP) or not in_float64:
+        return usual
+    # Only the rounding differs: no other formula is to be looked for.
+    narrow = size_like(row.error_ours or 0.0)
+    finer = narrow if narrow not in ("", row.dtype) else f"a type narrower than {row.dtype}"
+    return (
+        f"the function is right in float64: an operation here computes in {finer}, or sums in it; "
+        f"or it is right and loses digits (a difference of large numbers)"
+    )
 
 
 def _hidden_before(row: Row, plan: Mapping[str, Sequence[Tap]]) -> str:
@@ -437,10 +464,11 @@ def difference_found(row: Row) -> str:
         return f"its error to {against} is no finite number"
     if row.mode is Mode.EXACT:
         return f"{row.error_ours:,.0f} of its elements differ from {against}'s"
-    if row.mode is Mode.FLOAT64:
+    if row.mode in (Mode.FLOAT64, Mode.FLOAT64_PER_OP):
+        whose = " on equal inputs" if row.mode is Mode.FLOAT64_PER_OP else ""
         return (
-            f"in float64 it differs from {against} by {row.error_ours:.2g} of its RMS; "
-            f"right code stays within {row.bound:g}"
+            f"in float64{whose} it differs from {against} by {row.error_ours:.2g} of its RMS; "
+            f"right code stays within {row.bound:.3g}"
         )
     found, to = row.ratio, "times Hugging Face's"
     if found is None:

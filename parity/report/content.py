@@ -202,6 +202,11 @@ def _apart(ours: float | None, theirs: float | None) -> tuple[str, str]:
 _MODES = {
     Mode.EXACT: ("mismatches", "mismatches: elements", "{:,.0f}".format),
     Mode.FLOAT64: ("float64", "float64: largest error / RMS", "{:.2e}".format),
+    Mode.FLOAT64_PER_OP: (
+        "float64 per-op",
+        "float64 per-op: the same, each operation on the oracle's inputs",
+        "{:.2e}".format,
+    ),
     Mode.END_TO_END: ("end-to-end", "end-to-end", number),
     Mode.PER_OP: ("per-op", "per-op", number),
 }
@@ -259,10 +264,11 @@ def mark_of(rows: Sequence[Row], report: Report) -> str:
         return ""
     first = report.first_divergence
     named = {first.tap} if first is not None else set()
-    if not any(row.mode is Mode.PER_OP for row in rows):  # which shows it better
+    if not any(row.mode in (Mode.PER_OP, Mode.FLOAT64_PER_OP) for row in rows):
         named |= {wrong.tap.partition(",")[0] for wrong in report.wrong}
     for row in failing:
-        own = row.mode in (Mode.EXACT, Mode.PER_OP) or row.status is not Status.FAIL
+        alone = row.mode in (Mode.EXACT, Mode.PER_OP, Mode.FLOAT64_PER_OP)
+        own = alone or row.status is not Status.FAIL
         if own or row.tap in named or first is None:
             return GUILTY
     return INHERITED

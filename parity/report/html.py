@@ -276,6 +276,7 @@ class _Every:
 _MEANINGS = {
     Mode.EXACT: "number of mismatches",
     Mode.FLOAT64: "largest error over the RMS of the reference",
+    Mode.FLOAT64_PER_OP: "the same, each operation on the oracle's inputs",
     Mode.END_TO_END: "our error over Hugging Face's",
     Mode.PER_OP: "our error over Hugging Face's, each operation on the oracle's inputs",
     Mode.PUBLISHED: "difference from the published number",
@@ -405,7 +406,7 @@ def _shown(rows: Sequence[Row]) -> str:
         return worst.status.value.replace("_", " ")
     if size == 0:
         return "0"
-    if worst.mode in (Mode.FLOAT64, Mode.PUBLISHED):
+    if worst.mode in (Mode.FLOAT64, Mode.FLOAT64_PER_OP, Mode.PUBLISHED):
         return f"{size:.2e}"
     whole = worst.mode is Mode.EXACT or size >= 1_000  # noqa: PLR2004 - an exponent comes later
     return f"{size:,.0f}" if whole else number(size)

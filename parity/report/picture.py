@@ -19,7 +19,7 @@ from parity.report.content import GUILTY, mark_of
 _UNITS = {"float64": 2.0**-53, **{name: one.unit for name, one in PRECISIONS.items()}}
 """Unit roundoff by dtype."""
 
-_MODES = (Mode.FLOAT64, Mode.END_TO_END, Mode.PER_OP)
+_MODES = (Mode.FLOAT64, Mode.FLOAT64_PER_OP, Mode.END_TO_END, Mode.PER_OP)
 
 _FEWEST = 4
 """Taps that a picture has at least."""
@@ -282,6 +282,7 @@ def _panel(  # noqa: PLR0913 - the parts of a plot
 
 _TITLES = {
     Mode.FLOAT64: ("float64, end to end", "largest error over the RMS of the reference ({1})"),
+    Mode.FLOAT64_PER_OP: ("float64, each operation by itself", "the same, on the oracle's inputs"),
     Mode.END_TO_END: ("{0}, end to end", "RMS error over the RMS of the reference ({1})"),
     Mode.PER_OP: ("{0}, each operation by itself", "the same, on the oracle's rounded inputs"),
 }
@@ -290,7 +291,7 @@ _TITLES = {
 
 def _limit(row: Row, bound: float, unit: float | None) -> float | None:
     """Return the largest error that would pass; None if it is not known."""
-    if row.mode is Mode.FLOAT64:
+    if row.mode in (Mode.FLOAT64, Mode.FLOAT64_PER_OP):
         return row.bound or None  # of a tap that is copied, not computed
     if unit is None or row.error_reference is None:
         return None

@@ -251,7 +251,10 @@ HINTS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
         for_two_ids,
         f"12 of 14 rows are equal; the others are ids {IDS[0, 1]}, {IDS[1, 3]}",
     ),
-    "float32": (lambda x: x.float().double(), "this is the size of float32's rounding"),
+    "float32": (
+        lambda x: x.float().double(),
+        "all of its values are numbers of float32: an operation computes in it",
+    ),
     "NaN": (lambda x: x.masked_fill(x > x.mean(), torch.nan), "of its elements are not finite"),
     "another order": (lambda x: (x * 1.1).transpose(0, 1), "it is the right one times 1.1"),
 }

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checks.gradients.taps import is_parameter
 from parity.core import candidates
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations, TapFunction
 from parity.core.metrics import Difference, Reference, Status
+from parity.core.patterns import AXES, PARAMETER, pattern
 from parity.core.runners import check_returned
 from parity.core.taps import Tap
 from parity.errors import InconclusiveError
@@ -189,6 +191,10 @@ TRUTH = "oracle"
 """The criteria's name of the truth; for gradients it is Hugging Face's float64 run."""
 
 
+_SHOWN = 4
+"""Wrong gradients whose numbers are looked at: the later ones follow from the first."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class GradientComparator:
     """Compares the gradients of one run with Hugging Face's float64 gradients.
@@ -200,6 +206,8 @@ class GradientComparator:
         found: Receives differences and extras.
         look: Called with the name and gradient of whatever is compared.
         scale: The scale of the loss.
+        within: Largest difference of a right gradient in float64, over its RMS.
+        shown: Receives what the numbers of wrong gradients in float64 show, by name.
     """
 
     name: str
@@ -210,6 +218,8 @@ class GradientComparator:
     found: Observations
     look: Callable[[str, Tensor], None]
     scale: float = 1.0
+    within: float = math.inf
+    shown: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._seen: set[str] = set()
@@ -222,7 +232,17 @@ class GradientComparator:
             return
         self._seen.add(name)
         if name in self._wanted and name in self.truths:
-            self._note(name, self._difference(self.truths[name], gradient.cpu()))
+            truth = self.truths[name]
+            seen = self._difference(truth, gradient.cpu())
+            self._note(name, seen)
+            is_wrong = seen.status is Status.PASS and seen.relative_largest > self.within
+            if is_wrong and len(self.shown) < _SHOWN and self.dtype == torch.float64:
+                axes = next(place.kind.axes for place in self.plan if place.name == name)
+                names = PARAMETER if is_parameter(name) else AXES[axes]
+                found = pattern(
+                    gradient, truth.tensor, names=names, visible=truth.visible, within=self.within
+                )
+                self.shown[name] = found
         self.look(name, gradient)
 
     def _difference(self, truth: Reference, gradient: Tensor) -> Difference:

@@ -38,11 +38,12 @@ from parity.core import candidates, runners
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
-from parity.core.gates import extra_rows, float64_rows, narrow_reason, rounding_rows, run_names
+from parity.core.gates import extra_rows, fails, float64_rows, narrow_reason, run_names
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Observations
 from parity.core.metrics import Reference, Status, visible_entries
-from parity.core.results import FirstDivergence, Mode, Reason, Report
+from parity.core.reordered import Reordered
+from parity.core.results import FirstDivergence, Mode, Reason, Report, Row
 from parity.core.taps import Axes, Tap
 from parity.core.tolerances import (
     FEWEST_PREDICTIONS,
@@ -108,6 +109,7 @@ class GradientComparison(Comparison):
         super().__post_init__()
         self.found = Observations()
         self.truths: dict[str, Reference] = {}
+        self.shown: dict[str, dict[str, tuple[str, str]]] = {}
         self.places = gradient_names(int(self.reference.config.n_layer))
         self.slopes = Slopes(self.reference, self.inputs, self.select)
         self._loss = 0.0
@@ -169,10 +171,11 @@ class GradientComparison(Comparison):
         if self.rounds is not None:
             self._theirs(self.rounds.dtype)
             self._ours(self.rounds.dtype)
+        rounding = {backend: self._rounding(backend) for backend in self.candidates}
         self.truths.clear()
         self.slopes.measure(self.progress)
-        for backend in self.candidates:
-            self._add_rows(backend)
+        for backend, rows in rounding.items():
+            self._add_rows(backend, rows)
 
     def _keep_truths(self) -> None:
         """Run Hugging Face's model in float64; keep its gradients, and measure its health."""
@@ -200,6 +203,28 @@ class GradientComparison(Comparison):
         loss_of = losses.of_huggingface(model, self.inputs)
         parameters = _named(model, self._theirs_of_ours())
         backward(loss_of, parameters, see=comparator.see, scale=comparator.scale)
+
+    def _measured_again(
+        self, _backend: str, _mode: Mode, dtype: torch.dtype, seed: int
+    ) -> Observations:
+        """Run Hugging Face's model in another order, which is as right."""
+        other = Reordered(self._reference(dtype), seed)
+        comparator = dataclasses.replace(
+            self._comparator(run_names("", dtype).huggingface, self.plan, dtype),
+            found=Observations(),
+            look=lambda _name, _gradient: None,
+        )
+
+        def see(name: str, gradient: Tensor) -> None:
+            moved = is_parameter(name)  # a tap is shown in the old order already
+            comparator.see(name, other.reordered(name, gradient, back=True) if moved else gradient)
+
+        loss_of = losses.of_huggingface(other.model, self.inputs)
+        parameters = _named(other.model, self._theirs_of_ours())
+        backward(
+            other.in_old_order(loss_of, rounds=True), parameters, see=see, scale=comparator.scale
+        )
+        return comparator.found
 
     def _ours(self, dtype: torch.dtype) -> None:
         models = runners.model_in_dtype(self.candidates, dtype)
@@ -274,6 +299,8 @@ class GradientComparison(Comparison):
             found=self.found,
             look=functools.partial(self._look_at, name, scale),
             scale=scale,
+            within=self.bounds.float64,
+            shown=self.shown.setdefault(name, {}),
         )
 
     def _look_at(self, run: str, scale: float, name: str, gradient: Tensor) -> None:
@@ -301,27 +328,46 @@ class GradientComparison(Comparison):
         table = mapping_rows(int(self.reference.config.n_layer))
         return {row.ours: row.huggingface for row in table}
 
-    def _add_rows(self, backend: str) -> None:
-        slopes = self.slopes.plan
-        plan = [place for place in self.planned(backend) if place not in slopes]
-        names = run_names(backend, torch.float64)
-        narrow = self._narrow(backend)
+    def _float64_rows(self, backend: str) -> list[Row]:
+        plan = [place for place in self.planned(backend) if place not in self.slopes.plan]
+        names, narrow = run_names(backend, torch.float64), self._narrow(backend)
         both = float64_rows(self.found, names, plan, backend, self.bounds, narrow=narrow)
-        self.rows += [row for row in both if row.against == REFERENCE]
-        if narrow:
+        shown = {
+            name: {"note": note, "cause": cause}
+            for name, (note, cause) in self.shown.get(names.ours, {}).items()
+            if note or cause
+        }
+        return [
+            dataclasses.replace(row, details=shown.get(row.tap, {}))
+            for row in both
+            if row.against == REFERENCE
+        ]
+
+    def _rounding(self, backend: str) -> list[Row]:
+        """Return the rows of the checked dtype; this may need the reference's gradients."""
+        if self.rounds is None:
+            return []
+        differs = fails(self._float64_rows(backend), backend, Mode.FLOAT64)
+        mode = Mode.END_TO_END
+        found = self._rounding_rows(self.found, backend, mode, self.rounds, differs=differs)
+        return [row for row in found if row.tap not in {slope.name for slope in self.slopes.plan}]
+
+    def _add_rows(self, backend: str, rounding: Sequence[Row]) -> None:
+        slopes = self.slopes.plan
+        names = run_names(backend, torch.float64)
+        self.rows += self._float64_rows(backend)
+        if narrow := self._narrow(backend):
             self.reasons.append(narrow_reason(narrow))
         chosen = [place for place in self.planned(backend) if place in slopes]
         self.rows += self.slopes.rows(backend, chosen)
         self.rows += extra_rows(self.found, names, self.plan, backend, "float64", Mode.FLOAT64)
         if self.rounds is not None:
             names, mode = run_names(backend, self.rounds.dtype), Mode.END_TO_END
-            rounding = rounding_rows(
-                self.found, names, plan, self.plan, backend, mode, self.rounds, self.bounds
-            )
-            rounding += extra_rows(
+            extra = extra_rows(
                 self.found, names, self.plan, backend, str(self.rounds.dtype)[6:], mode
             )
-            self.rows += [dataclasses.replace(row, against=REFERENCE) for row in rounding]
+            rows = [*rounding, *extra]
+            self.rows += [dataclasses.replace(row, against=REFERENCE) for row in rows]
 
     def _step(self, what: str) -> None:
         self.steps_done += 1

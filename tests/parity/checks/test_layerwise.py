@@ -12,17 +12,21 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
 from parity.checks.layerwise import layerwise
-from parity.core import inputs
+from parity.core import comparison, inputs, reordered
 from parity.core.backends import DEFAULT, EAGER
+from parity.core.comparison import Comparison
 from parity.core.fingerprints import Fingerprint, distance
-from parity.core.gates import REFERENCES
+from parity.core.gates import REFERENCES, RunNames
 from parity.core.inputs import Inputs
+from parity.core.lockstep import Observations
 from parity.core.metrics import Status
+from parity.core.patterns import LEFT_ON, RANDOM
 from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.core.taps import never_formed, taps
 from parity.core.tolerances import Bounds
-from parity.faults.forward import inject
+from parity.faults.forward import inject, with_tap
+from parity.operations import OPERATIONS, Op, Operation, merge_heads, replacing
 from parity.report.json import render
 from parity.report.text import render as render_text
 from scratch_gpt import GPT
@@ -351,3 +355,241 @@ def test_a_report_holds_them_in_json_alone(
         for report in (with_fingerprints, without)
     )
     assert one == other
+
+
+# Mode float64-per-op.
+
+
+def with_operation(model: GPT, kind: str, operation: Operation, block: int) -> GPT:
+    """Return a model that has another operation in one block."""
+    return with_tap(model, lambda call, tap: replacing({kind: operation}, call, tap, block))
+
+
+def gelu_with(root: float) -> Operation:
+    def operation(op: Op) -> Tensor:
+        x = op.input("mlp.c_fc")
+        return 0.5 * x * (1.0 + torch.tanh(root * (x + 0.044715 * x**3)))
+
+    return operation
+
+
+SHORT_ROOT = gelu_with(0.79788456)
+"""GELU with sqrt(2 / pi) in 8 digits: 2e-10 off, which the next block amplifies."""
+
+
+@pytest.fixture(scope="module")
+def short_root(ours: GPT) -> dict[str, GPT]:
+    """Return a model with a constant of 8 digits in block 0, and a right one, on two backends."""
+    wrong = with_operation(ours, "mlp.gelu", SHORT_ROOT, 0)
+    return {"plain": wrong, "tiled": ours.with_backend("tiled")}
+
+
+def ids_of(batch: int, time: int, seed: int = 0) -> Tensor:
+    return inputs.seeded(batch=batch, time=time, vocab_size=211, seed=seed).token_ids
+
+
+def test_a_short_constant_is_located_where_it_is(
+    short_root: dict[str, GPT], theirs: OpenAIGPTLMHeadModel
+) -> None:
+    report = layerwise(short_root, theirs, ids_of(2, 37))
+    assert report.first_divergence is not None
+    row = report.first_divergence.row
+    assert (report.verdict, row.tap) == (Verdict.FAIL, "h.0.mlp.gelu")
+    assert (row.backend, row.mode, row.against) == ("plain", Mode.FLOAT64_PER_OP, "oracle")
+    assert row.error_ours is not None
+    assert 1e-10 < row.error_ours < Bounds().float64
+    words = "small and even differences, as if a constant has too few digits; GPT-1 uses gelu("
+    assert report.first_divergence.suspects.startswith(words)
+    assert "on equal inputs it differs from the oracle by 2" in report.first_divergence.why
+    own = [one for one in report.results if one.mode is Mode.FLOAT64_PER_OP]
+    assert [one.tap for one in own if one.status is not Status.PASS] == ["h.0.mlp.gelu"]
+    assert {one.backend for one in own} == {"plain"}  # the right one has nothing to locate
+    end_to_end = [one for one in report.results if one.mode is Mode.FLOAT64]
+    assert min(place for place, one in enumerate(end_to_end) if one.status is not Status.PASS) > [
+        one.tap for one in end_to_end
+    ].index("h.0.mlp.gelu")
+
+
+def test_float64_per_op_runs_only_after_a_failure_or_if_it_is_wanted(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, report: Report
+) -> None:
+    assert Mode.FLOAT64_PER_OP not in {row.mode for row in report.results}
+    for dtype in ("float64", "bfloat16"):
+        wanted = layerwise(paths, theirs, ids_of(3, 5), modes=[Mode.FLOAT64_PER_OP], dtype=dtype)
+        rows = wanted.results
+        assert wanted.verdict is Verdict.PASS
+        assert {(row.mode, row.dtype) for row in rows} == {(Mode.FLOAT64_PER_OP, "float64")}
+        assert Counter(row.backend for row in rows) == {"plain": 173, "tiled": 149}
+        assert max(row.error_ours or 0.0 for row in rows) > 0.0
+        assert all(row.bound <= 4 * Bounds().float64_per_op for row in rows)
+
+
+def test_a_constant_that_no_other_mode_sees_fails(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    wrong = with_operation(ours, "mlp.gelu", gelu_with(0.79788456080), 5)  # 11 digits
+    ids = ids_of(1, 37)
+    assert layerwise(wrong, theirs, ids).verdict is Verdict.PASS
+    report = layerwise(wrong, theirs, ids, modes=tuple(Mode))
+    assert report.verdict is Verdict.FAIL
+    assert report.first_divergence is not None
+    assert report.first_divergence.tap == "h.5.mlp.gelu"
+
+
+def test_an_earlier_failure_end_to_end_keeps_its_place(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    """Where both fail at one tap, the row of mode float64 is the first divergence."""
+    report = layerwise(inject(ours, "erf-gelu", 3), theirs, ids_of(1, 5), modes=[Mode.FLOAT64])
+    assert report.first_divergence is not None
+    row = report.first_divergence.row
+    assert (row.tap, row.mode) == ("h.3.mlp.gelu", Mode.FLOAT64)
+    own = [row for row in report.results if row.mode is Mode.FLOAT64_PER_OP]
+    assert [row.tap for row in own if row.status is not Status.PASS] == ["h.3.mlp.gelu"]
+
+
+# Rounding that is measured again before a failure counts.
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Mode]]:
+    """Collect each time that the reference's rounding is measured again."""
+    found: list[tuple[str, Mode]] = []
+    measured_again = Comparison._measured_again
+
+    def noted(self: Comparison, backend: str, mode: Mode, dtype: torch.dtype, seed: int) -> object:
+        found.append((backend, mode))
+        return measured_again(self, backend, mode, dtype, seed)
+
+    monkeypatch.setattr(Comparison, "_measured_again", noted)
+    return found
+
+
+def lucky(found: Observations, huggingface: str) -> Observations:
+    """Return the observations of a run of Hugging Face's model that is hardly off."""
+    small = {
+        key: dataclasses.replace(seen, rms=seen.rms / 30, largest=seen.largest / 30)
+        for key, seen in found.differences.items()
+        if key[0] == huggingface
+    }
+    return dataclasses.replace(found, differences={**found.differences, **small})
+
+
+def test_one_lucky_run_of_the_reference_is_no_failure(
+    paths: dict[str, GPT],
+    theirs: OpenAIGPTLMHeadModel,
+    looks: list[tuple[str, Mode]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    right = comparison.rounding_rows
+
+    def rounding_rows(found: Observations, names: RunNames, *rest: Any) -> list[Row]:  # noqa: ANN401
+        return right(lucky(found, names.huggingface), names, *rest)
+
+    monkeypatch.setattr(comparison, "rounding_rows", rounding_rows)
+    report = layerwise(paths, theirs, ids_of(2, 7), modes=[Mode.END_TO_END])
+    assert report.verdict is Verdict.PASS
+    assert set(looks) == {("plain", Mode.END_TO_END), ("tiled", Mode.END_TO_END)}
+
+
+def test_a_passing_run_measures_nothing_again(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, looks: list[tuple[str, Mode]]
+) -> None:
+    assert layerwise(paths, theirs, ids_of(1, 37)).verdict is Verdict.PASS
+    assert looks == []
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_a_narrow_operation_of_the_checked_dtype_alone_survives_every_look(
+    ours: GPT,
+    theirs: OpenAIGPTLMHeadModel,
+    looks: list[tuple[str, Mode]],
+    narrow: torch.dtype,
+) -> None:
+    def gelu(op: Op) -> Tensor:
+        x = op.input("mlp.c_fc")
+        is_checked = x.dtype == torch.float32
+        return OPERATIONS["mlp.gelu"](op).to(narrow if is_checked else x.dtype).to(x.dtype)
+
+    report = layerwise(with_operation(ours, "mlp.gelu", gelu, 11), theirs, ids_of(1, 5))
+    assert report.first_divergence is not None
+    row = report.first_divergence.row
+    assert (row.tap, row.mode, row.dtype) == ("h.11.mlp.gelu", Mode.PER_OP, "float32")
+    assert looks.count(("plain", Mode.PER_OP)) == reordered.RUNS
+    assert Mode.FLOAT64_PER_OP not in {row.mode for row in report.results}
+
+
+# Words that the numbers of a wrong tensor give.
+
+
+def narrow_in(kind: str, dtype: torch.dtype) -> Operation:
+    return lambda op: OPERATIONS[kind](op).to(dtype).double()
+
+
+def first_cause(candidate: GPT, theirs: OpenAIGPTLMHeadModel, time: int = 37) -> tuple[str, str]:
+    report = layerwise(candidate, theirs, ids_of(2, time), modes=[Mode.FLOAT64])
+    assert report.first_divergence is not None
+    return report.first_divergence.tap, report.first_divergence.suspects
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", ["attn.query", "attn.scores", "attn.context", "ln_1", "mlp"])
+def test_a_narrower_type_has_words_at_every_tap(
+    kind: str, dtype: torch.dtype, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    tap, words = first_cause(with_operation(ours, kind, narrow_in(kind, dtype), 2), theirs, 7)
+    assert tap == f"h.2.{kind}"
+    assert (
+        words == f"all of its values are numbers of {str(dtype)[6:]}: an operation computes in it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "branch"), [("attn.weights", ""), ("ln_1.input", "attn"), ("ln_2.input", "mlp")]
+)
+def test_dropout_is_named_wherever_it_is_left_on(
+    kind: str, branch: str, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    def dropped(op: Op) -> Tensor:
+        right = OPERATIONS[kind](op)
+        part = op.input(branch) if branch else right
+        draws = torch.Generator().manual_seed(0)
+        return right - part + part * (torch.rand(part.shape, generator=draws) >= 0.1) / 0.9
+
+    tap, words = first_cause(with_operation(ours, kind, dropped, 3), theirs)
+    assert (tap, words) == (f"h.3.{kind}", LEFT_ON)
+
+
+def test_random_numbers_are_named_where_no_pattern_is_seen(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    def dropped(op: Op) -> Tensor:
+        weights = torch.nn.functional.dropout(op.input("attn.weights"), 0.1)
+        return merge_heads(weights @ op.input("attn.value"))
+
+    tap, words = first_cause(with_operation(ours, "attn.context", dropped, 3), theirs)
+    assert (tap, words) == ("h.3.attn.context", RANDOM)
+
+
+def test_a_wrong_tile_is_named_beside_the_usual_causes(
+    ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    def ragged(op: Op) -> Tensor:
+        right = OPERATIONS["attn.context"](op)
+        return torch.cat([right[:, :32], right[:, 32:].flip(-1)], 1)
+
+    tap, words = first_cause(with_operation(ours, "attn.context", ragged, 3), theirs)
+    where, _, usual = words.partition("; ")
+    assert tap == "h.3.attn.context"
+    assert where.startswith("only from token 32 on, of 37 (from the edge of a tile on")
+    assert usual.startswith("heads merged without")
+
+
+def test_a_rounding_error_is_no_wrong_formula(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    def weights(op: Op) -> Tensor:
+        right = OPERATIONS["attn.weights"](op)
+        return right.bfloat16().to(right.dtype) if right.dtype == torch.float32 else right
+
+    report = layerwise(with_operation(ours, "attn.weights", weights, 4), theirs, ids_of(1, 37))
+    assert report.first_divergence is not None
+    assert report.first_divergence.tap == "h.4.attn.weights"
+    words = "the function is right in float64: an operation here computes in bfloat16, or sums"
+    assert report.first_divergence.suspects.startswith(words)

@@ -10,6 +10,7 @@ from parity.core.gates import (
     RunNames,
     explained,
     extra_rows,
+    float64_per_op_rows,
     float64_rows,
     ids_row,
     narrow_reason,
@@ -442,3 +443,106 @@ def test_a_narrower_dtype_inside_is_a_note() -> None:
     assert reason.what == expected
     rejected = narrow_reason("float16 enters at a.py:3", allowed=False)
     assert rejected.what.endswith(": float16 is allowed only with --dtype float16")
+
+
+# The bounds as numbers, from both sides: a larger one would pass what is wrong.
+
+
+@pytest.mark.parametrize(("error", "status"), [(9e-10, Status.PASS), (1.1e-9, Status.FAIL)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_in_float64_an_error_of_1e_9_is_the_limit(error: float, status: Status, dtype: str) -> None:
+    found = observed({(COMPUTED, "oracle"): gap(error), (COMPUTED, "huggingface"): gap(error)})
+    theirs = {(NAMES.huggingface, tap.name, "oracle"): gap(1e-14) for tap in PLAN}
+    found = dataclasses.replace(found, differences=found.differences | theirs)
+    rows = float64_rows(found, NAMES, PLAN, "plain", bounds_for(dtype))
+    assert [row.status for row in rows if row.tap == COMPUTED] == [status, status]
+
+
+@pytest.mark.parametrize(
+    ("error", "theirs", "status"),
+    [
+        (1.9e-13, 1e-14, Status.PASS),
+        (2.1e-13, 1e-14, Status.FAIL),
+        (3.9e-13, 1e-13, Status.PASS),  # behind several operations, by Hugging Face's own error
+        (4.1e-13, 1e-13, Status.FAIL),
+        (9e-10, 1.0, Status.PASS),  # never beyond the bound of a whole run
+        (1.1e-9, 1.0, Status.FAIL),
+        (2.1e-13, math.nan, Status.FAIL),
+    ],
+)
+def test_of_one_operation_an_error_of_2e_13_is_the_limit(
+    error: float, theirs: float, status: Status
+) -> None:
+    found = observed({(COMPUTED, "oracle"): gap(error)}, {(COMPUTED, "oracle"): gap(theirs)})
+    rows = float64_per_op_rows(found, NAMES, PLAN, "plain", BOUNDS)
+    by_tap = {row.tap: row for row in rows}
+    assert [row.tap for row in rows] == [tap.name for tap in PLAN]
+    assert by_tap[COMPUTED].status is status
+    assert {row.bound for row in rows if row.tap in LOOKED_UP} == {0.0}
+    assert {(row.mode, row.dtype, row.against) for row in rows} == {
+        (Mode.FLOAT64_PER_OP, "float64", "oracle")
+    }
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_limits_of_rounding_are_4_or_3_and_10(dtype: str, holds: bool) -> None:  # noqa: FBT001
+    noise, off = 2.0**-5, -0.1 if holds else 0.1
+    theirs = {(COMPUTED, "oracle"): gap(noise)}
+    limit = {"float32": 4.0}.get(dtype, 3.0)
+    for own in (gap((limit + off) * noise, 0.0), gap(noise, (10.0 + off) * noise)):
+        found = observed({(COMPUTED, "oracle"): own}, theirs)
+        precision, bounds = PRECISIONS[dtype], bounds_for(dtype)
+        mode = Mode.END_TO_END
+        rows = rounding_rows(found, NAMES, PLAN, PLAN, "plain", mode, precision, bounds)
+        (row,) = (row for row in rows if row.tap == COMPUTED)
+        assert row.status is (Status.PASS if holds else Status.FAIL)
+
+
+@pytest.mark.parametrize(("times", "status"), [(9.5, Status.PASS), (10.5, Status.FAIL)])
+@pytest.mark.parametrize("theirs", [0.0, FLOAT32.unit, 2.0**-15])
+def test_a_peak_is_over_the_largest_value_and_not_over_an_rms(
+    theirs: float, times: float, status: Status
+) -> None:
+    largest = 50.0  # of the reference, whose RMS is 1
+    own = max(theirs, FLOAT32.unit)
+
+    def peak(ratio: float) -> Difference:
+        return dataclasses.replace(gap(own, ratio * largest), scale_largest=largest)
+
+    found = observed(
+        {(COMPUTED, "oracle"): peak(times * own)}, {(COMPUTED, "oracle"): peak(theirs)}
+    )
+    row = quality(found)[COMPUTED]
+    assert row.status is status
+    assert math.isclose(row.ratio or 0.0, times if status is Status.FAIL else 1.0)
+
+
+@pytest.mark.parametrize(("times", "status"), [(3.9, Status.PASS), (4.1, Status.FAIL)])
+def test_the_noise_of_a_loss_is_that_of_the_logits_and_no_more(
+    times: float, status: Status
+) -> None:
+    logits, scale = 2.0**-12, 8.0  # the loss is 8 in the mean
+    theirs = {("loss", "oracle"): gap(0.0, count=1), ("logits", "oracle"): gap(logits)}
+    theirs["loss", "oracle"] = dataclasses.replace(
+        theirs["loss", "oracle"], scale=scale, scale_largest=scale
+    )
+    own = dataclasses.replace(gap(times * logits, count=1), scale=scale, scale_largest=scale)
+    row = quality(observed({("loss", "oracle"): own}, theirs))["loss"]
+    assert (row.status, row.ratio) == (status, times)
+
+
+def test_of_several_runs_of_the_reference_the_largest_error_counts() -> None:
+    ours = {(COMPUTED, "oracle"): gap(20 * FLOAT32.unit)}
+    found = observed(ours, {(COMPUTED, "oracle"): gap(FLOAT32.unit)})
+    larger, lower = (
+        observed({}, {(COMPUTED, "oracle"): gap(times * FLOAT32.unit)}) for times in (6, 0.1)
+    )
+    for again, status in (([], Status.FAIL), ([lower], Status.FAIL), ([larger], Status.PASS)):
+        mode = Mode.END_TO_END
+        rows = rounding_rows(found, NAMES, PLAN, PLAN, "plain", mode, FLOAT32, BOUNDS, again)
+        assert {row.tap: row.status for row in rows}[COMPUTED] is status
+    # Ours in the other runs is not there, and would not count.
+    wrong = observed({(COMPUTED, "oracle"): gap(1.0)})
+    rows = rounding_rows(found, NAMES, PLAN, PLAN, "plain", mode, FLOAT32, BOUNDS, [wrong])
+    assert {row.tap: row.status for row in rows}[COMPUTED] is Status.FAIL

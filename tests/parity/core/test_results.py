@@ -90,6 +90,7 @@ def test_a_report_has_what_its_check_gives() -> None:
         "float64",
         "end-to-end",
         "per-op",
+        "float64-per-op",
         "published",
     ]
 

@@ -33,6 +33,12 @@ def test_the_float64_bound_stands_between_noise_and_the_smallest_fault() -> None
     assert tolerances.FAULT_MARGIN >= 100
 
 
+def test_the_bound_of_one_operation_is_far_below_that_of_a_whole_run() -> None:
+    bounds = Bounds()
+    assert bounds.float64_per_op >= 2 * tolerances.MEASURED_FLOAT64_OPERATION_NOISE
+    assert bounds.float64_per_op * 1_000 <= bounds.float64
+
+
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_the_unit_is_half_the_gap_after_one(name: str) -> None:
     precision = PRECISIONS[name]
@@ -60,6 +66,13 @@ def test_a_quality_bound_that_decides_nothing_is_refused(
         bounds.check(PRECISIONS[name])
 
 
+@pytest.mark.parametrize("bound", [1e-9, 1.1e-11, 4e-14, 0.0, math.nan, math.inf], ids=repr)
+def test_a_bound_of_one_operation_that_decides_nothing_is_refused(bound: float) -> None:
+    Bounds(float64_per_op=1e-11).check(None)
+    with pytest.raises(InconclusiveError, match=r"^the float64 per-op bound "):
+        Bounds(float64_per_op=bound).check(None)
+
+
 def test_in_float64_only_its_own_bound_is_checked() -> None:
     Bounds(quality=math.nan, peak=math.nan).check(None)
     with pytest.raises(InconclusiveError) as refusal:
@@ -72,7 +85,8 @@ def test_in_float64_only_its_own_bound_is_checked() -> None:
 def test_no_other_kind_of_bound_can_be_stated(name: str) -> None:
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
         Bounds(**{name: 1e9})
-    assert [field.name for field in dataclasses.fields(Bounds)] == ["float64", "quality", "peak"]
+    names = [field.name for field in dataclasses.fields(Bounds)]
+    assert names == ["float64", "float64_per_op", "quality", "peak"]
 
 
 def test_bounds_are_read_only() -> None:
@@ -86,3 +100,23 @@ def test_degenerate_is_far_from_healthy() -> None:
     surrogate, degenerate = (0.75, 50.0), (1.0, 1.0)
     assert surrogate[0] < tolerances.DEGENERATE_COSINE < degenerate[0]
     assert surrogate[1] > tolerances.DEGENERATE_ATTENTION > degenerate[1]
+
+
+def test_the_numbers_that_decide_are_these() -> None:
+    """Each has its measurement beside it; one that is changed here needs another."""
+    numbers = {name: getattr(tolerances, name) for name in dir(tolerances) if name.isupper()}
+    precisions = {name: (p.quality, p.measured) for name, p in numbers.pop("PRECISIONS").items()}
+    assert precisions == {"float32": (4, 1.33), "bfloat16": (3, 1.39), "float16": (3, 1.96)}
+    assert numbers == {
+        "MEASURED_FLOAT64_NOISE": 2.1e-11,
+        "MEASURED_FLOAT64_OPERATION_NOISE": 4.5e-14,
+        "MEASURED_SMALLEST_FAULT": 1e-6,
+        "FAULT_MARGIN": 100,
+        "PEAK_GUARD": 10,
+        "SMALL_TENSOR": 20_000,
+        "DEGENERATE_COSINE": 0.98,
+        "DEGENERATE_ATTENTION": 2,
+        "FEWEST_PREDICTIONS": 32,
+        "SLOPE_BOUND": 1e-6,
+    }
+    assert dataclasses.astuple(Bounds()) == (1e-9, 2e-13, 4, 10)
