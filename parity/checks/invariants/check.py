@@ -53,13 +53,17 @@ PROPERTIES: dict[str, tuple[str, str]] = {
         "the same call has the same logits",
         "dropout that is left on; something that a call leaves behind; memory that is not set",
     ),
+    "batch": (
+        "a row depends neither on the other rows nor on its place",
+        "a norm or a mean over the batch; rows that change places; the last, smaller group of rows",
+    ),
     "causality": (
         "no token changes what is before it",
         "the causal mask: missing, off by one, added as a finite number, or not at every tile",
     ),
-    "batch": (
-        "a row depends neither on the other rows nor on its place",
-        "a norm or a mean over the batch; rows that change places; the last, smaller group of rows",
+    "prefix": (
+        "the logits of a beginning are those of the whole text",
+        "a special case for one token; the last, smaller tile; a mean over the text",
     ),
     "positions": (
         "the positions 0, 1, 2, ... may be given, and each row has its own",
@@ -70,28 +74,27 @@ PROPERTIES: dict[str, tuple[str, str]] = {
         "a padding mask that is ignored, inverted or repeated wrongly over the heads; positions "
         "counted from the padding",
     ),
-    "prefix": (
-        "the logits of a beginning are those of the whole text",
-        "a special case for one token; the last, smaller tile; a mean over the text",
-    ),
     "ids": (
         "every id has its own row, and gives finite numbers",
         "ids that are clamped, or kept in a type too small for them",
     ),
-    "cache": (
-        "a text read in parts has the logits of the whole text",
-        "what is kept: keys, values, positions, the length; a text that was not cleared",
-    ),
     "sensitivity": (
         "every token, position and parameter changes the output",
         "an input or a parameter that is not used",
+    ),
+    "cache": (
+        "a text read in parts has the logits of the whole text",
+        "what is kept: keys, values, positions, the length; a text that was not cleared",
     ),
     "dropout": (
         "in training mode it keeps means, drops its share, and is drawn anew each time",
         "kept elements that are not divided by 1 - p; masks that are shared; another share",
     ),
 }
-"""Each property in words, and its likely causes; in the order of the report."""
+"""Each property in words, and its likely causes.
+
+The order is that of the report: calls of a property rest on the properties before it.
+"""
 
 _CASES: dict[str, Callable[[Calls], Iterator[Case]]] = {
     "determinism": cases.determinism,
@@ -222,9 +225,7 @@ def _rows(  # noqa: PLR0913 - what is found goes to four places
                 row = dataclasses.replace(row, details={"place": place.name})
                 words, suspects = PROPERTIES[name]
                 why = f"{words}; {one.detail}"
-                first = FirstDivergence(
-                    tap=place.name or case, why=why, suspects=suspects, row=row
-                )
+                first = FirstDivergence(tap=place.name or case, why=why, suspects=suspects, row=row)
                 found.append(first)
                 places.append(place)
             yield row
@@ -300,7 +301,7 @@ def _guarded_place(place: Callable[[], Place]) -> Place:
 
 def _observe(subject: Subject, case: Case) -> Observed | None:
     """Run a case; None where the logits do not show its tokens."""
-    one = case.one.run(no_tap)
+    one = case.one.logits.detach()
     with case.around():
         other = case.other.run(no_tap).detach()
     parts = [
@@ -376,7 +377,10 @@ def _around(case: Case) -> Callable[..., Tensor]:
 
 
 def _changed(
-    subject: Subject, case: Case, parts: Sequence[tuple[Tensor, Tensor, int]], shape: tuple[int, ...]
+    subject: Subject,
+    case: Case,
+    parts: Sequence[tuple[Tensor, Tensor, int]],
+    shape: tuple[int, ...],
 ) -> Observed:
     """Return what a case shows whose tokens must all differ."""
     still: list[At] = []

@@ -104,8 +104,9 @@ def statistics(
     for kind, probability in zip(KINDS, subject.sizes.dropout, strict=True):
         if probability:
             for name, observe in _CASES.items():
-                yield f"{kind}.{name}", lambda kind=kind, observe=observe: _observed(
-                    subject, measured(kind), observe
+                yield (
+                    f"{kind}.{name}",
+                    lambda kind=kind, observe=observe: _observed(subject, measured(kind), observe),
                 )
 
 
@@ -298,6 +299,6 @@ _CASES: Mapping[str, Callable[[Sequence[Sequence[Dropped]]], Measured]] = {
     "scale": _scale,
     "share": _share,
     "mean": _mean,
-    "drawn_anew": _anew,
     "elements": _elements,
+    "drawn_anew": _anew,
 }

@@ -19,7 +19,7 @@ from parity.errors import InconclusiveError
 from parity.watch import Event, Number, Site, watch
 from parity.watch.calling import Way, find_way, logits_in
 from parity.watched import described
-from scratch_gpt.model import GPT
+from scratch_gpt.config import GPTConfig
 from scratch_gpt.tap import Tap as TapFunction
 from scratch_gpt.tap import no_tap
 
@@ -71,6 +71,17 @@ class Sizes:
     n_head: int = 1
     dropout: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
+    @classmethod
+    def of(cls, config: GPTConfig) -> "Sizes":
+        """Return the sizes of a config."""
+        return cls(
+            vocab_size=config.vocab_size,
+            n_positions=config.n_positions,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            dropout=(config.embd_pdrop, config.attn_pdrop, config.resid_pdrop),
+        )
+
 
 class Subject:
     """A model in evaluation mode, and how it is called.
@@ -100,7 +111,9 @@ class Subject:
             few %= sizes.vocab_size
             self.way = find_way(model, few, sizes.vocab_size, call)
             with torch.no_grad():
-                found = logits_in(self.way.call(model, Inputs(token_ids=few)), few, sizes.vocab_size)
+                found = logits_in(
+                    self.way.call(model, Inputs(token_ids=few)), few, sizes.vocab_size
+                )
             self.last_only = found.tensor.shape[1] == 1
 
     def run(self, inputs: Inputs) -> Run:
@@ -208,6 +221,8 @@ def first_difference(
     subject: Subject, runs: Runs, shapes: Shapes, pairs: Pairs, bound: float
 ) -> Place:
     """Return where two runs differ first at tokens that must have the same numbers."""
+    # Calls on other ids: what a call leaves behind must differ between the two.
+    subject.call(Inputs(token_ids=torch.zeros(1, 1, dtype=torch.int64, device=subject.device)))
     if subject.way is not None:
         return _first_operation(subject, runs, shapes, pairs, bound)
     kinds = {tap.name: tap.kind for tap in subject.taps}
@@ -216,6 +231,8 @@ def first_difference(
         if name not in one or name not in other:
             continue
         for first, second in pairs:
+            if kind.axes is Axes.WEIGHTS and _looks_elsewhere(one[name], first):
+                return Place(name)
             mine = _finite(select(one[name], kind.axes, shapes[0][0], first))
             its = _finite(select(other[name], kind.axes, shapes[1][0], second))
             if mine.shape == its.shape and differs(mine, its, bound):
@@ -243,6 +260,13 @@ def first_unchanged(subject: Subject, runs: Runs, pairs: Pairs, skip: str) -> Pl
                 if torch.equal(*sides):
                     return Place(tap.name)
     return Place("logits")
+
+
+def _looks_elsewhere(weights: Tensor, at: At) -> bool:
+    """Return whether tokens give weight to keys that are none of them: later ones, or padding."""
+    others = weights[at.rows][:, :, at.places].clone()
+    others[..., at.places] = 0.0
+    return bool(others.any())
 
 
 def _finite(tensor: Tensor) -> Tensor:
