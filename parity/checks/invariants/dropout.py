@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -41,7 +41,6 @@ class Dropped:
     """A tensor before dropout, and after it.
 
     Attributes:
-        kept: Whether each element was kept.
         counts: Whether each element is one of the tensor's.
     """
 
@@ -53,6 +52,7 @@ class Dropped:
 
     @property
     def kept(self) -> Tensor:
+        """Whether each element was kept."""
         return (self.after - self._scaled).abs() < self.after.abs()
 
     @property
@@ -102,20 +102,17 @@ def statistics(
         return [[one for one in call if one.tap.startswith(prefix)] for call in every]
 
     for kind, probability in zip(KINDS, subject.sizes.dropout, strict=True):
-        if probability:
-            for name, observe in _CASES.items():
-                yield (
-                    f"{kind}.{name}",
-                    lambda kind=kind, observe=observe: _observed(subject, measured(kind), observe),
-                )
+        for name, observe in _CASES.items() if probability else ():
+            yield f"{kind}.{name}", partial(_observed, subject, partial(measured, kind), observe)
 
 
 def _observed(
     subject: Subject,
-    calls: Sequence[Sequence[Dropped]],
+    measured: Callable[[], Sequence[Sequence[Dropped]]],
     observe: Callable[[Sequence[Sequence[Dropped]]], Measured],
 ) -> Measured | None:
     """Return a statistic; None for a model of others that drops nothing there."""
+    calls = measured()
     every = [one for call in calls for one in call]
     is_ours = isinstance(subject.model, GPT)
     if not every or (not is_ours and all(torch.equal(one.before, one.after) for one in every)):
@@ -139,17 +136,17 @@ def _residuals(subject: Subject, run: Run, _time: int) -> list[list[Dropped]]:
         seen = _shown(run)
         p_embedding, _, p_residual = subject.sizes.dropout
         found = []
-        x = seen.get("embeddings")
+        x: Tensor | None = seen.get("embeddings")
         if x is not None and {"embeddings.tokens", "embeddings.positions"} <= seen.keys():
             before = seen["embeddings.tokens"] + seen["embeddings.positions"]
             found.append(_dropped("embeddings", p_embedding, before, x))
         for block in range(subject.sizes.n_layer):
             inputs = ((x, "attn", "ln_1"), (seen.get(f"h.{block}.ln_1"), "mlp", "ln_2"))
             for residual, summand, norm in inputs:
-                before, total = (seen.get(f"h.{block}.{n}") for n in (summand, f"{norm}.input"))
-                if residual is not None and before is not None and total is not None:
-                    tap = f"h.{block}.{norm}.input"
-                    found.append(_dropped(tap, p_residual, before, total - residual))
+                made, tap = f"h.{block}.{summand}", f"h.{block}.{norm}.input"
+                if residual is not None and {made, tap} <= seen.keys():
+                    after = seen[tap] - residual
+                    found.append(_dropped(tap, p_residual, seen[made], after))
             x = seen.get(f"h.{block}.ln_2")
         every.append(found)
     return every
@@ -214,7 +211,7 @@ def _contexts(run: Run, firsts: Sequence[int], width: int) -> dict[str, Tensor]:
             unit[..., range(first, first + width), range(width)] = 1.0
             return unit
         if name.endswith("attn.context"):
-            heads = value.unflatten(-1, (-1, head_width)).transpose(1, 2)
+            heads = value.view(*value.shape[:-1], -1, head_width).transpose(1, 2)
             found[name] = heads[..., :width].clone()
         return value
 

@@ -6,7 +6,7 @@ They are put into our own model or its cache, in one block where they are of a b
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -16,13 +16,17 @@ from parity.core.taps import BLOCK_KINDS, never_formed_kinds
 from parity.faults.registry import Fault, faults_of
 from scratch_gpt import model as model_module
 from scratch_gpt import transformer_block
-from scratch_gpt.attention import plain_attention, softmax
+from scratch_gpt.attention import AttentionKernel, plain_attention, softmax
 from scratch_gpt.causal_mask import hidden_keys
 from scratch_gpt.dropout import dropout
-from scratch_gpt.embeddings import embed
+from scratch_gpt.embeddings import Embedding, embed
 from scratch_gpt.kernels.tiled_attention import TILE
 from scratch_gpt.kv_cache import BlockCache, KVCache
+from scratch_gpt.layer_norm import LayerNorm
+from scratch_gpt.linear import Linear
 from scratch_gpt.model import GPT
+from scratch_gpt.tap import Tap, no_tap
+from scratch_gpt.transformer_block import TransformerBlock
 
 Patch = tuple[Any, str, Any]
 """An object, the name of its function, and the function that takes its place."""
@@ -58,196 +62,161 @@ _register = InvariantFault.register
 # Attention.
 
 
-def _kernel(change: Callable[..., Tensor]) -> Callable[[GPT, int], list[Patch]]:
-    """Return a fault: `change` is called as a kernel is, with the right kernel before."""
+class Given(NamedTuple):
+    """What a kernel is given, and the right kernel."""
 
-    def patches(model: GPT, block: int) -> list[Patch]:
-        attention = model.h[block].attn
-        right = attention.kernel
+    right: AttentionKernel
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    tap: Tap | None
+    probability: float
 
-        def kernel(*given: Any) -> Tensor:
-            return change(right, *given)
+    def context(self) -> Tensor:
+        """Return the right kernel's context."""
+        return self.right(*self[1:])
 
-        return [(attention, "kernel", kernel)]
+    def hidden(self) -> Tensor:
+        """Return the keys that must be hidden."""
+        times = self.query.shape[-2], self.key.shape[-2]
+        return hidden_keys(*times, self.mask, self.query.device).clone()
 
-    return patches
-
-
-def _formula(  # noqa: PLR0913 - a kernel's arguments
-    right: Callable[..., Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    hidden: Tensor,
-    tap: Any,  # noqa: ANN401 - a tap
-    probability: float,
-    low: float = -torch.inf,
-) -> Tensor:
-    """Return attention with other hidden keys; the taps are those of the right kernel."""
-    if tap is None or right is not plain_attention:
-        tap = lambda _name, x: x  # noqa: E731
-    scores = tap("scores", (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1))
-    weights = tap("weights", softmax(scores.masked_fill(hidden, low)))
-    return dropout(weights, probability) @ value
+    def with_hidden(self, hidden: Tensor, low: float = -torch.inf) -> Tensor:
+        """Return the context with other hidden keys; the taps are those of the right kernel."""
+        tap = self.tap if self.tap is not None and self.right is plain_attention else no_tap
+        query = self.query * self.query.shape[-1] ** -0.5
+        scores = tap("scores", query @ self.key.transpose(-2, -1))
+        weights = tap("weights", softmax(scores.masked_fill(hidden, low)))
+        return dropout(weights, self.probability) @ self.value
 
 
-def _hidden(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    return hidden_keys(query.shape[-2], key.shape[-2], mask, query.device).clone()
+def _kernel(
+    name: str,
+    what: str,
+    violates: str,
+    at: str = "weights",
+) -> Callable[[Callable[[Given], Tensor]], Callable[[GPT, int], list[Patch]]]:
+    """Return a decorator that registers a function of what a kernel is given as a faulty kernel."""
+
+    def add(change: Callable[[Given], Tensor]) -> Callable[[GPT, int], list[Patch]]:
+        def patches(model: GPT, block: int) -> list[Patch]:
+            attention = _block(model, block).attn
+            right = attention.kernel
+
+            def kernel(  # noqa: PLR0913 - the signature of an attention kernel
+                query: Tensor,
+                key: Tensor,
+                value: Tensor,
+                mask: Tensor | None = None,
+                tap: Tap | None = None,
+                dropout_probability: float = 0.0,
+            ) -> Tensor:
+                return change(Given(right, query, key, value, mask, tap, dropout_probability))
+
+            return [(attention, "kernel", kernel)]
+
+        return _register(name, what, at=f"h.{{i}}.attn.{at}", violates=violates)(patches)
+
+    return add
 
 
-@_register(
-    "future-seen",
-    "one position sees the last token",
-    at="h.{i}.attn.weights",
-    violates="causality",
-)
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *rest: Any) -> Tensor:
-    hidden = _hidden(query, key, mask)
+def _block(model: GPT, block: int) -> TransformerBlock:
+    found = model.h[block]
+    assert isinstance(found, TransformerBlock), "our model has no other blocks"  # noqa: S101
+    return found
+
+
+@_kernel("future-seen", "one position sees the last token", "causality")
+def _(given: Given) -> Tensor:
+    hidden = given.hidden()
     hidden[..., hidden.shape[-2] // 2, -1] = False
-    return _formula(right, query, key, value, hidden, *rest)
+    return given.with_hidden(hidden)
 
 
-@_register(
-    "next-token-seen",
-    "each position sees the next one",
-    at="h.{i}.attn.weights",
-    violates="causality",
-)
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *rest: Any) -> Tensor:
-    hidden = _hidden(query, key, mask)
-    return _formula(right, query, key, value, hidden & hidden.roll(1, -1), *rest)
+@_kernel("next-token-seen", "each position sees the next one", "causality")
+def _(given: Given) -> Tensor:
+    hidden = given.hidden()
+    return given.with_hidden(hidden & hidden.roll(1, -1))
 
 
-@_register(
-    "hidden-at-minus-ten",
-    "hidden scores are -10, not minus infinity",
-    at="h.{i}.attn.weights",
-    violates="causality",
-)
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *rest: Any) -> Tensor:
-    return _formula(right, query, key, value, _hidden(query, key, mask), *rest, low=-10.0)
+@_kernel("hidden-at-minus-ten", "hidden scores are -10, not minus infinity", "causality")
+def _(given: Given) -> Tensor:
+    return given.with_hidden(given.hidden(), low=-10.0)
 
 
-@_register(
-    "tile-edge-seen",
-    "the last query of a tile sees the first key of the next",
-    at="h.{i}.attn.weights",
-    violates="causality",
-)
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *rest: Any) -> Tensor:
-    hidden = _hidden(query, key, mask)
-    if query.shape[-2] == key.shape[-2] > TILE:
+@_kernel("tile-edge-seen", "a tile's last query sees the first key of the next", "causality")
+def _(given: Given) -> Tensor:
+    hidden = given.hidden()
+    if hidden.shape[-2] == hidden.shape[-1] > TILE:
         hidden[..., TILE - 1, TILE] = False
-    return _formula(right, query, key, value, hidden, *rest)
+    return given.with_hidden(hidden)
 
 
-@_register(
-    "last-tile-alone",
-    "the queries of the last, smaller tile see no key before it",
-    at="h.{i}.attn.context",
-    violates="prefix",
-)
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *rest: Any) -> Tensor:
-    context = right(query, key, value, mask, *rest).clone()
-    time, start = query.shape[-2], query.shape[-2] // TILE * TILE
-    if 0 < start < time == key.shape[-2]:
-        parts = (x[..., start:, :] for x in (query, key, value))
-        context[..., start:, :] = right(*parts, None if mask is None else mask[:, start:], None)
+@_kernel("last-tile-alone", "the last, smaller tile sees no key before it", "prefix", "context")
+def _(given: Given) -> Tensor:
+    context = given.context().clone()
+    time, start = given.query.shape[-2], given.query.shape[-2] // TILE * TILE
+    if 0 < start < time == given.key.shape[-2]:
+        last = Given(
+            given.right,
+            given.query[..., start:, :],
+            given.key[..., start:, :],
+            given.value[..., start:, :],
+            None if given.mask is None else given.mask[:, start:],
+            None,
+            given.probability,
+        )
+        context[..., start:, :] = last.context()
     return context
 
 
-@_register(
-    "one-token-halved",
-    "the special case of one token is wrong",
-    at="h.{i}.attn.context",
-    violates="prefix",
+@_kernel("one-token-halved", "the special case of one token is wrong", "prefix", "context")
+def _(given: Given) -> Tensor:
+    return given.context() / (2 if given.key.shape[-2] == 1 else 1)
+
+
+@_kernel("rows-reversed", "rows of a batch get each other's context", "batch", "context")
+def _(given: Given) -> Tensor:
+    return given.context().flip(0)
+
+
+@_kernel(
+    "last-row-repeated", "the last row of a large batch gets the row before it", "batch", "context"
 )
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, *rest: Any) -> Tensor:
-    context: Tensor = right(query, key, *rest)
-    return context / 2 if key.shape[-2] == 1 else context
-
-
-@_register(
-    "rows-reversed",
-    "rows of a batch get each other's context",
-    at="h.{i}.attn.context",
-    violates="batch",
-)
-@_kernel
-def _(right: Any, *given: Any) -> Tensor:
-    context: Tensor = right(*given)
-    return context.flip(0)
-
-
-@_register(
-    "last-row-repeated",
-    "the last row of a large batch gets the context of the one before",
-    at="h.{i}.attn.context",
-    violates="batch",
-)
-@_kernel
-def _(right: Any, *given: Any) -> Tensor:
-    context: Tensor = right(*given).clone()
+def _(given: Given) -> Tensor:
+    context = given.context().clone()
     if len(context) > 5:  # noqa: PLR2004 - more than in most calls
         context[-1] = context[-2]
     return context
 
 
-@_register(
-    "padding-ignored",
-    "padding is not hidden",
-    at="h.{i}.attn.weights",
-    violates="padding",
+@_kernel("padding-ignored", "padding is not hidden", "padding")
+def _(given: Given) -> Tensor:
+    return given._replace(mask=None).context()
+
+
+@_kernel("padding-inverted", "the tokens are hidden, and padding is not", "padding")
+def _(given: Given) -> Tensor:
+    return given._replace(mask=None if given.mask is None else ~given.mask).context()
+
+
+@_kernel(
+    "padding-over-heads", "masks lie row after row, for heads that lie head after head", "padding"
 )
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, *rest: Any) -> Tensor:
-    context: Tensor = right(query, key, value, None, *rest)
-    return context
+def _(given: Given) -> Tensor:
+    hidden = given.hidden()
+    if given.mask is not None:
+        batch, heads = given.query.shape[:2]
+        hidden = hidden.repeat(heads, 1, 1, 1).view(batch, heads, *hidden.shape[2:])
+    return given.with_hidden(hidden)
 
 
-@_register(
-    "padding-inverted",
-    "the tokens are hidden, and padding is not",
-    at="h.{i}.attn.weights",
-    violates="padding",
+@_kernel(
+    "attention-dropout-unscaled", "kept weights are not divided by 1 - p", "dropout", "context"
 )
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *rest: Any) -> Tensor:
-    context: Tensor = right(query, key, value, None if mask is None else ~mask, *rest)
-    return context
-
-
-@_register(
-    "padding-over-heads",
-    "masks are repeated row after row for heads that lie head after head",
-    at="h.{i}.attn.weights",
-    violates="padding",
-)
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *rest: Any) -> Tensor:
-    hidden = _hidden(query, key, mask)
-    if mask is not None:
-        heads = query.shape[1]
-        hidden = hidden.repeat(heads, 1, 1, 1).view(len(mask), heads, *hidden.shape[2:])
-    return _formula(right, query, key, value, hidden, *rest)
-
-
-@_register(
-    "attention-dropout-unscaled",
-    "kept weights are not divided by 1 - p",
-    at="h.{i}.attn.context",
-    violates="dropout",
-)
-@_kernel
-def _(right: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *rest: Any) -> Tensor:
-    context: Tensor = right(query, key, value, mask, *rest)
-    return context * (1.0 - (rest[1] if len(rest) > 1 else 0.0))
+def _(given: Given) -> Tensor:
+    return given.context() * (1.0 - given.probability)
 
 
 # The rest of a block.
@@ -257,18 +226,21 @@ def _layer(name: str, change: Callable[..., Tensor]) -> Callable[[GPT, int], lis
     """Return a fault: `change(layer, right, x)` in place of the forward of a block's layer."""
 
     def patches(model: GPT, block: int) -> list[Patch]:
-        layer = model.h[block].get_submodule(name)
+        layer = _block(model, block).get_submodule(name)
         right = layer.forward
         return [(layer, "forward", lambda x: change(layer, right, x))]
 
     return patches
 
 
-def _activation(change: Callable[..., Tensor]) -> Callable[[GPT, int], list[Patch]]:
+def _activation(
+    change: Callable[[dict[str, Tensor], Tensor], Tensor],
+) -> Callable[[GPT, int], list[Patch]]:
     """Return a fault: `change(state, x)` of what GELU makes; the state is kept between calls."""
 
     def patches(model: GPT, block: int) -> list[Patch]:
-        layer, state = model.h[block].mlp, {}
+        layer = _block(model, block).mlp
+        state: dict[str, Tensor] = {}
         right = layer.activation
         return [(layer, "activation", lambda x: change(state, right(x)))]
 
@@ -289,12 +261,11 @@ def _by_mode(_state: object, x: Tensor) -> Tensor:
     return x * (1.0 + 1e-9 * torch.is_grad_enabled())
 
 
-def _without_bias(layer: Any, _right: Any, x: Tensor) -> Tensor:
-    result: Tensor = x @ layer.weight
-    return result
+def _without_bias(layer: Linear, _right: object, x: Tensor) -> Tensor:
+    return x @ layer.weight
 
 
-def _without_gain(layer: Any, _right: Any, x: Tensor) -> Tensor:
+def _without_gain(layer: LayerNorm, _right: object, x: Tensor) -> Tensor:
     return nn.functional.layer_norm(x, x.shape[-1:], None, layer.bias, layer.epsilon)
 
 
@@ -423,7 +394,12 @@ def _embedding(
     """Return a fault: other positions, and another first position, are embedded."""
 
     def wrong(  # noqa: PLR0913 - as `embed`
-        tokens: Any, table: Any, ids: Tensor, positions: Tensor | None, tap: Any, first: int = 0
+        tokens: Embedding,
+        table: Embedding,
+        ids: Tensor,
+        positions: Tensor | None,
+        tap: Tap,
+        first: int = 0,
     ) -> Tensor:
         other, start = change(ids, positions, first)
         return embed(tokens, table, ids, other, tap, start)
@@ -436,7 +412,7 @@ def _written(ids: Tensor, positions: Tensor | None, first: int) -> tuple[Tensor 
     return positions, first
 
 
-for _name, _what, _violates, _change in (
+for _name, _what, _violates, _embedded in (
     (
         "positions-ignored",
         "explicit positions are ignored",
@@ -462,7 +438,7 @@ for _name, _what, _violates, _change in (
         lambda _ids, positions, first: (positions, first + (first > 0)),
     ),
 ):
-    _register(_name, _what, at="embeddings.positions", violates=_violates)(_embedding(_change))
+    _register(_name, _what, at="embeddings.positions", violates=_violates)(_embedding(_embedded))
 _register("ids-written", "a call writes to its ids", at="token_ids", violates="determinism")(
     _embedding(_written)
 )
@@ -477,7 +453,13 @@ _register("ids-written", "a call writes to its ids", at="token_ids", violates="d
 def _(model: GPT, _block: int) -> list[Patch]:
     right = model.hidden
 
-    def hidden(ids: Tensor, positions: Any, mask: Any, cache: Any, tap: Any) -> Tensor:
+    def hidden(
+        ids: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        tap: Tap | None = None,
+    ) -> Tensor:
         return right(ids, None if mask is not None else positions, mask, cache, tap)
 
     return [(model, "hidden", hidden)]

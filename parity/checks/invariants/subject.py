@@ -92,19 +92,25 @@ class Subject:
         last_only: Whether its logits are those of the last position alone.
     """
 
-    def __init__(self, name: str, model: nn.Module, sizes: Sizes, call: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        sizes: Sizes,
+        dtype: torch.dtype = torch.float64,
+        call: str | None = None,
+    ) -> None:
         """Find out how the model is called.
 
         Raises:
             InconclusiveError: No way of calling it gives logits.
             UsageError: `call` cannot be used.
         """
-        self.name, self.model, self.sizes = name, model, sizes
-        first = next(iter(model.parameters()), torch.empty(0))
-        self.device, self.dtype = first.device, first.dtype
+        self.name, self.model, self.sizes, self.dtype = name, model, sizes, dtype
+        self.device = next(iter(model.parameters()), torch.empty(0)).device
         self.way: Way | None = None
         self.last_only = False
-        self._narrow: torch.dtype | None | str = "unknown"
+        self._narrow: torch.dtype | str | None = "unknown"
         self._mask_dtype = torch.bool
         if not candidates.shows_taps(model):
             few = torch.tensor([[1, 0, 2, 3, 1], [2, 1, 0, 0, 3]], device=self.device)
@@ -145,8 +151,8 @@ class Subject:
             self._mask_dtype = form or torch.bool
             try:
                 self.run(Inputs(token_ids=ids, **given))(no_tap)
-            except InconclusiveError as error:
-                return error.what
+            except InconclusiveError:
+                return "its forward takes none"
             except Exception as error:  # noqa: BLE001 - a model may want another form of mask
                 if self.way is None:
                     return ""  # ours and tapped models are documented to take both
