@@ -206,11 +206,14 @@ _MOST = 1_024
 
 
 def _one_each(calls: Calls) -> tuple[Tensor, Tensor] | None:
-    """Return equal rows, and the same where row `n` has another token `n`; None for one token."""
+    """Return equal rows, and the same where row `n` has another token `n`; None for one token.
+
+    There is a row more than tokens, so that a tensor's axes of rows and of tokens have other sizes.
+    """
     time = min(calls.longest, 32)
     if time == 1:
         return None
-    base = calls.ids(1, time, 4).expand(time, -1).contiguous()
+    base = calls.ids(1, time, 4).expand(time + 1, -1).contiguous()
     changed = base.clone()
     changed.diagonal().copy_(calls.others(base).diagonal())
     return base, changed
@@ -278,7 +281,7 @@ def positions(calls: Calls) -> Iterator[Case]:
     if (one_each := _one_each(calls)) is not None:
         base, _ = one_each
         time = base.shape[1]
-        places = calls.places(time, time)
+        places = calls.places(*base.shape)
         moved = places.clone()
         moved.diagonal().copy_((places.diagonal() + 1) % calls.subject.sizes.n_positions)
         yield Case(
