@@ -146,6 +146,7 @@ def invariants(  # noqa: PLR0913 - the check's entry point; all but two have def
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     call: str | None = None,
+    properties: Sequence[str] = tuple(PROPERTIES),
     injected: Injected = contextlib.nullcontext,
     identity: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -159,6 +160,7 @@ def invariants(  # noqa: PLR0913 - the check's entry point; all but two have def
         seed: Of the ids and the dropout.
         dtype: In which the models run. Cases that need rounding below 1e-12 run in float64 alone.
         call: How a model without taps is called, as `model(ids, targets=ids)`. None: find out.
+        properties: Keys of `PROPERTIES` to check.
         injected: Returns the context in which a model runs.
         identity: Weights, config and code, for the report.
         progress: Called before every case.
@@ -179,7 +181,7 @@ def invariants(  # noqa: PLR0913 - the check's entry point; all but two have def
             with injected(model):
                 subject = Subject(name, model, sizes, dtype, call)
                 calls = Calls(subject, longest=longest, seed=seed)
-                mine = _rows(subject, calls, not_run, tell, found, places)
+                mine = _rows(subject, calls, properties, not_run, tell, found, places)
                 rows += list(mine)
     return _report(rows, found, places, not_run, settings, identity or {}, calls)
 
@@ -187,6 +189,7 @@ def invariants(  # noqa: PLR0913 - the check's entry point; all but two have def
 def _rows(  # noqa: PLR0913 - what is found goes to four places
     subject: Subject,
     calls: Calls,
+    properties: Sequence[str],
     not_run: dict[str, str],
     progress: Progress,
     found: list[FirstDivergence],
@@ -194,7 +197,7 @@ def _rows(  # noqa: PLR0913 - what is found goes to four places
 ) -> Iterator[Row]:
     """Yield the rows of a model; note the first violation of each property, and what cannot run."""
     left_out = _left_out(subject, calls)
-    for at, name in enumerate(PROPERTIES):
+    for at, name in enumerate(one for one in PROPERTIES if one in properties):
         label = f"{subject.name}: {name}"
         if why := left_out.get(name):
             not_run[f"{name} on {subject.name}"] = why
@@ -202,7 +205,7 @@ def _rows(  # noqa: PLR0913 - what is found goes to four places
         violated = False
         count = 0
         for case, observe in _observations(subject, calls, name, not_run):
-            progress(f"{label} {case}", at, len(PROPERTIES))
+            progress(f"{label} {case}", at, len(properties))
             one = _guarded(observe)
             if one is None:
                 continue
@@ -325,7 +328,9 @@ def _observe(subject: Subject, case: Case) -> Observed | None:
             return dataclasses.replace(
                 _failed("some logits are not finite", shape),
                 status=Status.NONFINITE,
-                place=partial(first_difference, subject, runs, shapes, [pair], 0.0),
+                place=partial(
+                    first_difference, subject, runs, shapes, [pair], 0.0 if case.exact else BOUND
+                ),
             )
     if case.change:
         return _changed(subject, case, parts, shape)

@@ -214,13 +214,15 @@ def select_by_size(tensor: Tensor, shape: Sequence[int], at: At) -> Tensor | Non
 
 
 def differs(one: Tensor, other: Tensor, bound: float) -> bool:
-    """Return whether two tensors differ: in a bit, or by more than `bound` times the RMS."""
+    """Return whether two tensors differ: in a bit, or by more than `bound` times the RMS.
+
+    NaN differs from everything. Minus infinity, which a mask puts in, is equal to itself.
+    """
     if bound == 0.0:
         return not torch.equal(one, other)
-    if one.shape != other.shape:
-        return True
-    rms = float(other.double().square().mean().sqrt())
-    return not float((one.double() - other.double()).abs().amax()) <= bound * rms
+    mine, its = (x.double().nan_to_num(nan=torch.nan, neginf=0.0) for x in (one, other))
+    rms = float(its.square().mean().sqrt())
+    return not float((mine - its).abs().amax()) <= bound * rms
 
 
 def first_difference(
@@ -239,8 +241,8 @@ def first_difference(
         for first, second in pairs:
             if kind.axes is Axes.WEIGHTS and _looks_elsewhere(one[name], first):
                 return Place(name)
-            mine = _finite(select(one[name], kind.axes, shapes[0][0], first))
-            its = _finite(select(other[name], kind.axes, shapes[1][0], second))
+            mine = select(one[name], kind.axes, shapes[0][0], first)
+            its = select(other[name], kind.axes, shapes[1][0], second)
             if mine.shape == its.shape and differs(mine, its, bound):
                 return Place(name)
     return Place("logits")
@@ -273,11 +275,6 @@ def _looks_elsewhere(weights: Tensor, at: At) -> bool:
     others = weights[at.rows][:, :, at.places].clone()
     others[..., at.places] = 0.0
     return bool(others.any())
-
-
-def _finite(tensor: Tensor) -> Tensor:
-    """Return a tensor with 0 for minus infinity, which a mask puts in: it has no difference."""
-    return tensor.nan_to_num(neginf=0.0)
 
 
 def _shown(run: Run, names: Collection[str]) -> dict[str, Tensor]:
@@ -318,7 +315,7 @@ def _first_operation(
             its = select_by_size(tensor, shapes[1], at)
             if mine is None or its is None or mine.shape != its.shape:
                 continue
-            if differs(_finite(mine), _finite(its), bound):
+            if differs(mine, its, bound):
                 found.append(number)
                 return
 
