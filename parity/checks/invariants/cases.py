@@ -395,14 +395,16 @@ def cache(calls: Calls) -> Iterator[Case]:
                 other=Side(run, whole.shape),
                 exact=False,
             )
-        half = max(1, longest // 2)
-        yield Case(
-            name="cache.second_text",
-            one=calls.side(second),
-            other=Side(_chunked(model, second, [half, longest - half], after=ids), whole.shape),
-            exact=False,
-        )
-        yield from _padded_cache(calls, model, half)
+        if longest > 1:
+            half = longest // 2
+            run = _chunked(model, second, [half, longest - half], after=ids)
+            yield Case(
+                name="cache.second_text",
+                one=calls.side(second),
+                other=Side(run, whole.shape),
+                exact=False,
+            )
+            yield from _padded_cache(calls, model, half)
     for first in sorted({1, TILE - 2} & {*range(1, longest)}):
         steps = min(6, longest - first)
         for name, texts in (("steps", [ids]), ("second_text", [second, ids])):
@@ -424,10 +426,8 @@ def _padded_cache(calls: Calls, model: GPT, half: int) -> Iterator[Case]:
     """Yield a text with padding on the left, read in two parts and at once."""
     longest = calls.longest
     ids = calls.ids(3, longest)
-    if longest == 1:
-        return
     mask = torch.ones_like(ids, dtype=torch.bool)
-    mask[1, : half - 1] = False
+    mask[1, :half] = False
     places = (mask.cumsum(-1) - 1).clamp(min=0)
     real = [At(slice(row, row + 1), slice(int((~mask[row]).sum()), longest)) for row in range(3)]
     yield Case(
