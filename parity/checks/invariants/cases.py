@@ -228,7 +228,7 @@ def batches(calls: Calls) -> Iterator[Case]:
     # The tiled kernel takes as many rows at once as fit its memory; the last ones are fewer.
     together = (1 << 19) // (n_head * min(TILE, longest) * longest)
     shapes = [(5, min(37, longest)), (5, longest)]
-    if 1 < together + 2 <= 4 * _MOST // longest:
+    if 1 < together + 2 <= 8 * _MOST // longest:
         shapes.append((together + 2, longest))
     for batch, time in dict.fromkeys(shapes):
         ids = calls.ids(batch, time)
