@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from parity.api import generation, tokens, weights
+    from parity.api import generation, invariants, tokens, weights
     from parity.checks.compare import compare
     from parity.checks.gradients.check import gradients
     from parity.checks.layerwise import layerwise
@@ -27,6 +27,7 @@ _HOMES = {
     "compare": "parity.checks.compare",
     "generation": "parity.api",
     "gradients": "parity.checks.gradients.check",
+    "invariants": "parity.api",
     "layerwise": "parity.checks.layerwise",
     "load_pretrained": "parity.core.runners",
     "read_report": "parity.report.json",
@@ -43,6 +44,7 @@ __all__ = [
     "compare",
     "generation",
     "gradients",
+    "invariants",
     "layerwise",
     "load_pretrained",
     "read_report",

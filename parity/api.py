@@ -22,6 +22,8 @@ from parity.checks.compare import compare
 from parity.checks.generation.check import generation as generation_check
 from parity.checks.generation.check import generation_inputs
 from parity.checks.gradients.check import gradients
+from parity.checks.invariants.check import invariants as check_invariants
+from parity.checks.invariants.subject import Sizes
 from parity.checks.layerwise import layerwise
 from parity.checks.tokens.check import tokens as tokens_check
 from parity.checks.tokens.runners import CandidateTokenizer, choose_vocabulary
@@ -33,8 +35,9 @@ from parity.core.results import Report
 from parity.core.runners import build_huggingface
 from parity.core.tolerances import precision_of
 from parity.errors import InputRejectedError, UsageError, mapped_errors
-from parity.options import MOST, BatchOptions, GenerationOptions
+from parity.options import MOST, BatchOptions, GenerationOptions, InvariantsOptions
 from parity.session import report_identity
+from scratch_gpt.config import GPTConfig
 from scratch_gpt.errors import quote
 from scratch_gpt.model import GPT
 from scratch_gpt.options import Pretokenizer, limits
@@ -126,6 +129,53 @@ def tokens(
             identity=report_identity({}, {}) | found.identity(ours),
             inputs={"pretokenizer": pretokenizer},
         )
+
+
+def invariants(  # noqa: PLR0913 - all but one have defaults
+    model: Model,
+    *,
+    weights: str | None = None,
+    seq_len: int = InvariantsOptions.seq_len,
+    seed: int = 0,
+    dtype: str = "float64",
+    call: str | None = None,
+) -> Report:
+    """Check properties that hold for every right GPT-1, without a reference.
+
+    Args:
+        model: Any torch module; or a class, a function or `FILE.py`, which gets the weights.
+        weights: For a model that is made here: their name, by default `tiny`.
+        seq_len: Tokens of the longest text; a model with fewer positions gets fewer.
+        seed: Of the ids.
+        dtype: Of the calls. Those of other shapes are compared in float64 alone.
+        call: How a model without taps is called, as `model(ids, targets=ids)`.
+
+    Raises:
+        ParityError: The model cannot be made or called, or its sizes are not known.
+    """
+    precision_of(dtype)
+    settings = {"dtype": getattr(torch, dtype), "longest": seq_len, "seed": seed, "call": call}
+    if isinstance(model, nn.Module):
+        config = getattr(model, "config", None)
+        if isinstance(config, GPTConfig):
+            identity = report_identity({"source": "the model's own"}, config.to_huggingface())
+            return check_invariants(model, Sizes.of(config), identity=identity, **settings)
+        tables = [one.num_embeddings for one in model.modules() if isinstance(one, nn.Embedding)]
+        _require(
+            len(tables) > 1,
+            "the sizes of its vocabulary and of its longest row are not known",
+            f"a model of {type(model).__name__} without two nn.Embedding",
+            "give its class, or FILE.py, and it is built from weights",
+        )
+        vocab_size, longest = tables[:2]
+        identity = report_identity({"source": "the model's own"}, {})
+        sizes = Sizes(vocab_size=vocab_size, n_positions=longest)
+        return check_invariants(model, sizes, identity=identity, **settings)
+    source = load_weights(weights or "tiny")
+    sizes = Sizes.of(GPTConfig.from_huggingface(source.config))
+    identity = report_identity(source.identity, source.config)
+    candidate = build_candidate(_as_text(model), source)
+    return check_invariants(candidate, sizes, identity=identity, **settings)
 
 
 def run_check(

@@ -35,6 +35,7 @@ class Verb:
 VERBS = {
     "layerwise": Verb(options.LayerwiseOptions, "parity.verbs:layerwise", ("forward",)),
     "gradients": Verb(options.GradientsOptions, "parity.verbs:gradients", ("forward", "backward")),
+    "invariants": Verb(options.InvariantsOptions, "parity.verbs:invariants", ("invariants",)),
     "weights": Verb(options.WeightsOptions, "parity.verbs:weights"),
     "tokens": Verb(options.TokensOptions, "parity.verbs:tokens", ("tokenizer",)),
     "doctor": Verb(options.DoctorOptions, "parity.verbs:doctor"),

@@ -20,7 +20,7 @@ Described = dict[str, Any]
 
 @cache
 def known_faults() -> dict[str, list[Described]]:
-    """Return the faults of the file by kind: forward, backward, tokenizer, training, generation."""
+    """Return the faults of the file by kind: forward, backward, tokenizer, ..."""
     text = resources.files("parity").joinpath("faults/faults.json").read_text("utf-8")
     found: dict[str, list[Described]] = json.loads(text)
     return found
@@ -30,6 +30,7 @@ def render() -> str:
     """Return what the file must hold for the faults of the registry, a fault a line."""
     from parity.checks.generation.faults import GENERATION_FAULTS
     from parity.checks.gradients.faults import BACKWARD_FAULTS
+    from parity.checks.invariants.faults import INVARIANT_FAULTS
     from parity.checks.tokens.faults import TOKENIZER_FAULTS
     from parity.checks.training.faults import TRAINING_FAULTS
     from parity.faults.forward import FORWARD_FAULTS
@@ -40,6 +41,7 @@ def render() -> str:
         "tokenizer": TOKENIZER_FAULTS,
         "training": TRAINING_FAULTS,
         "generation": GENERATION_FAULTS,
+        "invariants": INVARIANT_FAULTS,
     }
     parts = []
     for kind, faults in kinds.items():

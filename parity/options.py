@@ -140,8 +140,8 @@ class DtypeOption:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOptions(FaultOption, DtypeOption):
-    """Which model is checked, and which of its tensors."""
+class CandidateOptions(FaultOption, DtypeOption):
+    """Which model is checked, and in which dtype."""
 
     candidate: str | None = option(
         None,
@@ -157,6 +157,12 @@ class ModelOptions(FaultOption, DtypeOption):
         "all: every backend that this machine can run.",
         records=True,
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions(CandidateOptions):
+    """Which model is checked, and which of its tensors."""
+
     taps: str = option("*", "Compare only names that match this pattern: h.3.mlp.*", records=True)
 
 
@@ -181,10 +187,29 @@ class DeviceOption:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CallOptions:
+    """How a candidate is called, and which weights it holds."""
+
+    call: str | None = option(
+        None,
+        "How a candidate is called, in Python: model(ids, cache=None)[0]. Names are model, ids, "
+        "positions, mask, causal and torch. Without it, the usual ways are tried.",
+        records=True,
+    )
+    map: Path | None = option(
+        None,
+        "File that says which weights a candidate's parameters hold, where names and shapes do "
+        "not decide it: lines such as blocks.0.q.weight = h.0.attn.c_attn.weight[:, :768].T",
+        records=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ForwardOptions(
     LoadOptions,
     BlockFaultOption,
     ModelOptions,
+    CallOptions,
     DeviceOption,
     TokenIdsOption,
     BatchOptions,
@@ -197,18 +222,6 @@ class ForwardOptions(
         "Your own attention kernel, FILE.py:NAME, called as scratch_gpt/attention.py says. It runs "
         "in our model as the backend `kernel`, beside plain or what --backend names.",
         metavar="FILE.py:NAME",
-        records=True,
-    )
-    call: str | None = option(
-        None,
-        "How a candidate is called, in Python: model(ids, cache=None)[0]. Names are model, ids, "
-        "positions, mask, causal and torch. Without it, the usual ways are tried.",
-        records=True,
-    )
-    map: Path | None = option(
-        None,
-        "File that says which weights a candidate's parameters hold, where names and shapes do "
-        "not decide it: lines such as blocks.0.q.weight = h.0.attn.c_attn.weight[:, :768].T",
         records=True,
     )
 
@@ -340,6 +353,36 @@ class DoctorOptions(LoadOptions, TokenIdsOption, BatchOptions, ReportOptions):
       python -m parity.check doctor --weights tiny
       python -m parity.check doctor --format json
     """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InvariantsOptions(
+    LoadOptions,
+    BlockFaultOption,
+    CandidateOptions,
+    CallOptions,
+    DeviceOption,
+    SeedOption,
+    ReportOptions,
+):
+    """Does the model have the properties of every right GPT-1?
+
+    Needs no reference. Runs pairs of calls whose logits must be equal, or must differ: causality,
+    batches, positions, padding, prefixes, ids, the cache, repeated runs and threads, dropout, and
+    the effect of every token, position and parameter. Equal shapes must give equal bits, other
+    shapes 1e-12 of the RMS in float64. The first violation of each property is placed at a tap, or
+    at the line of a candidate.
+
+    Examples:
+      python -m parity.check invariants --weights tiny
+      python -m parity.check invariants --weights tiny --candidate my_gpt.py
+      python -m parity.check invariants --weights tiny --inject-fault future-seen
+    """
+
+    dtype: Dtype = option("float64", "Dtype of the calls.", records=True)
+    seq_len: int = option(
+        129, "Tokens of the longest text: two tiles and one token.", minimum=1, maximum=MOST
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

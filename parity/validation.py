@@ -20,7 +20,7 @@ from parity.known_faults import known_faults
 from parity.options import GradientsOptions, ModelOptions, ReportOptions, TrainingOptions
 from scratch_gpt.errors import quote
 
-_WITH_BLOCKS = ("forward", "backward")
+_WITH_BLOCKS = ("forward", "backward", "invariants")
 """Kinds of fault that are of one block."""
 
 

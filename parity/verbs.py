@@ -1,5 +1,6 @@
 """The verbs of `parity.check`: from options to a report."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -26,6 +27,11 @@ from parity.checks.golden import check as golden_check
 from parity.checks.gradients import faults as backward
 from parity.checks.gradients.check import gradients as gradients_check
 from parity.checks.gradients.faults import BackwardFault
+from parity.checks.invariants import faults as faults_of_invariants
+from parity.checks.invariants.check import Injected
+from parity.checks.invariants.check import invariants as invariants_check
+from parity.checks.invariants.faults import InvariantFault
+from parity.checks.invariants.subject import Sizes
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.check import tokens as tokens_check
@@ -56,6 +62,7 @@ from parity.options import (
     GenerationOptions,
     GoldenOptions,
     GradientsOptions,
+    InvariantsOptions,
     LayerwiseOptions,
     LoadOptions,
     ReportOptions,
@@ -68,6 +75,7 @@ from parity.session import report_identity
 from reference import published
 from reference.published_token_ids import PUBLISHED
 from scratch_gpt.checkpoint.strict_io import require_memory
+from scratch_gpt.config import GPTConfig
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
@@ -144,21 +152,8 @@ def _candidates(
 
     A default backend that cannot have the fault is added to `left_out` with the reason.
     """
-    if options.candidate is not None:
-        if options.inject_fault is not None:
-            raise UsageError(
-                IN_A_CANDIDATE,
-                where="--inject-fault with --candidate",
-                fix="give one of the two",
-            )
-        return by_backend(build_candidate(options.candidate, weights, options.map))
-    for name, value in (("--call", options.call), ("--map", options.map)):
-        if value is not None:
-            raise UsageError(
-                "it says something about a candidate, and there is none",
-                where=f"{name} {value}",
-                fix="add --candidate, or leave it out",
-            )
+    if (given := _given_candidate(options, weights)) is not None:
+        return given
     right = build_ours(weights)
     if options.inject_fault is None:
         return {backend: right.with_backend(backend) for backend in wanted}
@@ -183,6 +178,32 @@ def _candidates(
                 ) from error
             left_out[backend] = str(error)
     return made
+
+
+def _given_candidate(
+    options: ForwardOptions | InvariantsOptions, weights: Weights
+) -> dict[str, nn.Module] | None:
+    """Return the candidate of the options; None without one.
+
+    Raises:
+        UsageError: An option is of our model alone, or of a candidate alone.
+    """
+    if options.candidate is not None:
+        if options.inject_fault is not None:
+            raise UsageError(
+                IN_A_CANDIDATE,
+                where="--inject-fault with --candidate",
+                fix="give one of the two",
+            )
+        return by_backend(build_candidate(options.candidate, weights, options.map))
+    for name, value in (("--call", options.call), ("--map", options.map)):
+        if value is not None:
+            raise UsageError(
+                "it says something about a candidate, and there is none",
+                where=f"{name} {value}",
+                fix="add --candidate, or leave it out",
+            )
+    return None
 
 
 def layerwise(options: LayerwiseOptions, progress: Progress) -> Report:
@@ -437,6 +458,56 @@ def doctor(options: DoctorOptions, progress: Progress) -> Report:
     progress("running the oracle", 0, 1)
     identity = report_identity(source.identity, source.config)
     return doctor_check.doctor(build_huggingface(source), chosen, identity)
+
+
+def invariants(options: InvariantsOptions, progress: Progress) -> Report:
+    """Check properties that need no reference.
+
+    Raises:
+        UsageError: A text is longer than the model takes, or a fault cannot be injected.
+    """
+    device = backends.resolve_device(options.device)
+    wanted, unavailable = backends.chosen_backends(options.backend, device)
+    weights = _load(options, progress)
+    config = GPTConfig.from_huggingface(weights.config)
+    injected: Injected = contextlib.nullcontext
+    if options.inject_fault is not None:
+        fault, block = parse(options.inject_fault, [InvariantFault], n_layer=config.n_layer)
+        injected = partial(faults_of_invariants.inject, fault.name, block)
+        if options.backend == "compiled":
+            raise UsageError(
+                "no fault can be injected into a compiled block",
+                where="--inject-fault with --backend compiled",
+                fix="use another backend",
+            )
+        wanted = [name for name in wanted if name != "compiled"]
+    if options.seq_len > config.n_positions and options.seq_len != InvariantsOptions.seq_len:
+        raise UsageError(
+            f"{options.seq_len} tokens in a row; the model takes {config.n_positions}",
+            where=f"--seq-len {options.seq_len}",
+            fix=f"use at most {config.n_positions}",
+        )
+    _require_room(5, min(options.seq_len, config.n_positions), weights.config)
+    models = _given_candidate(options, weights)
+    if models is None:
+        right = build_ours(weights)
+        models = {name: right.with_backend(name) for name in wanted}
+    identity = report_identity(weights.identity, weights.config)
+    del weights  # the models have copies
+    report = invariants_check(
+        {name: model.to(device) for name, model in models.items()},
+        Sizes.of(config),
+        longest=options.seq_len,
+        seed=options.seed,
+        dtype=getattr(torch, options.dtype),
+        call=options.call,
+        injected=injected,
+        identity=identity,
+        progress=progress,
+    )
+    not_run = {**unavailable, **report.inputs.get("not_run", {})}
+    recorded = recorded_options(options) | ({"not_run": not_run} if not_run else {})
+    return dataclasses.replace(report, inputs={**report.inputs, **recorded})
 
 
 def golden(options: GoldenOptions, progress: Progress) -> Report:

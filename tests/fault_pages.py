@@ -23,6 +23,8 @@ from parity.checks.generation import faults as generation
 from parity.checks.generation.faults import GenerationFault
 from parity.checks.gradients import faults as backward
 from parity.checks.gradients.faults import BACKWARD_FAULTS, BackwardFault
+from parity.checks.invariants import faults as invariants
+from parity.checks.invariants.faults import InvariantFault
 from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.faults import TokenizerFault
 from parity.checks.training import faults as training
@@ -35,7 +37,7 @@ from parity.faults.registry import Fault, faults_of
 
 FOLDER = Path(__file__).parents[1] / "docs" / "faults"
 RECORD = "measured.json"
-MODULES = (forward_faults, forward, backward, training, tokenizer, generation)
+MODULES = (forward_faults, forward, backward, training, tokenizer, generation, invariants)
 BLOCK = 3
 SMALLEST, LARGEST = -170, 40
 """Limits of a picture: errors of 1e-17 and 1e4."""
@@ -228,6 +230,7 @@ COMMANDS = {
     TrainingFault: "training --weights tiny",
     TokenizerFault: "tokens",
     GenerationFault: "generation --weights tiny",
+    InvariantFault: "invariants --weights tiny --backend plain",
 }
 RIGHT_CODE = {
     BackwardFault: "autograd computes the right gradient; of a hand-written backward pass, compare "

@@ -41,7 +41,7 @@ SLOW = (
 )
 """Documents with a full-size model, or with more than half a minute of commands."""
 
-VERBS = "layerwise gradients training tokens generation weights golden drift doctor"
+VERBS = "layerwise gradients training tokens generation invariants weights golden drift doctor"
 PROGRAMS = "parity.convert scratch_gpt.train scratch_gpt.generate scratch_gpt.data bench.ratios"
 COMMANDS = [*(f"parity.check {verb}" for verb in VERBS.split()), *PROGRAMS.split()]
 OTHER_TOOLS = {

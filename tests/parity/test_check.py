@@ -49,6 +49,11 @@ OPTIONS = {
         *INPUTS,
         *REPORTING,
     },
+    "invariants": {
+        *("--weights", "--strict", "--candidate", "--inject-fault", "--backend", "--dtype"),
+        *("--device", "--call", "--map", "--seq-len", "--seed"),
+        *REPORTING,
+    },
     "weights": {"sources", "--weights", "--strict", *REPORTING},
     "tokens": {"--weights", "--inject-fault", "--seed", *TEXTS, FINGERPRINTS, *REPORTING},
     "doctor": {"--weights", "--strict", *INPUTS, *REPORTING},
