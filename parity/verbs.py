@@ -478,11 +478,13 @@ def tokens(options: TokensOptions, progress: Progress) -> Report:
         right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
         candidate = CandidateTokenizer(right)
         if options.inject_fault is not None:
-            candidate = tokenizer.inject(right, candidate.pretokenizer, options.inject_fault)
+            candidate = tokenizer.inject(right, options.inject_fault)
         return tokens_check(
             candidate,
             found.reference(right),
             sources(options, right),
+            whole=options.text is None,
+            seed=options.seed,
             published=PUBLISHED if right.digest == RELEASED and options.text is None else (),
             identity=report_identity({}, {}) | found.identity(right),
             fingerprints=options.fingerprints,

@@ -6,21 +6,23 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from huggingface_hub import constants
 
 from parity.checkpoints.huggingface_files import VOCABULARY_FILES
-from parity.errors import EnvironmentUnfitError, InputRejectedError
+from parity.errors import EnvironmentUnfitError, InputRejectedError, message_of
 from reference import compat, hub, published
 from reference.huggingface_tokenizer import STEPS, Encoding, HuggingFaceTokenizer, words_without
-from reference.original_tokenizer import OriginalTokenizer, prepare_text
-from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, pretokenizer_named
+from reference.original_tokenizer import OriginalTokenizer, decode, prepare_text
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
-from scratch_gpt.tokenizer.vocabulary import SINGLE_FILE, files_read, write_vocabulary
+from scratch_gpt.tokenizer.vocabulary import SINGLE_FILE, Vocabulary, files_read, write_vocabulary
+
+T = TypeVar("T")
 
 
 class ReferenceTokenizer(Protocol):
@@ -44,6 +46,15 @@ class ReferenceTokenizer(Protocol):
         """Its parts that are replaced and so not compared, each with the reason."""
         ...
 
+    @property
+    def tokens(self) -> Mapping[int, str]:
+        """Return every token by id."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+        ...
+
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Return every text's ids, and offsets if this side has them."""
         ...
@@ -57,35 +68,78 @@ class ReferenceTokenizer(Protocol):
         ...
 
 
-INCONSISTENT = Encoding((-1,), ())
-"""Our encoding if `encode` and `encode_with_offsets` give different ids; it equals no reference."""
+@dataclasses.dataclass(frozen=True)
+class Raised:
+    """An exception where a result is due; `error` is its type and message in ASCII."""
+
+    error: str
+
+
+def attempt(function: Callable[..., T], *given: Any) -> T | Raised:  # noqa: ANN401 - of any function
+    """Return the result of a function of either side, or its exception."""
+    try:
+        return function(*given)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a panic of Rust is no Exception
+        message = ascii(message_of(error)[:200])[1:-1]
+        return Raised(f"{type(error).__name__}: {message}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong(Encoding):
+    """An encoding that cannot be right, whatever the reference gives: the step, and the reason."""
+
+    step: str
+    why: str
 
 
 class CandidateTokenizer:
-    """This project's tokenizer; `pretokenizer` replaces the tokenizer's own one."""
+    """This project's tokenizer."""
 
     name = "ours"
 
-    def __init__(self, tokenizer: Tokenizer, pretokenizer: Pretokenizer | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.pretokenizer = pretokenizer or pretokenizer_named(tokenizer.pretokenizer)
+
+    def fresh(self, vocabulary: Vocabulary | None = None) -> Tokenizer:
+        """Return such a tokenizer with an empty cache, of another vocabulary if one is given."""
+        mine = self.tokenizer
+        return type(mine)(vocabulary or mine.vocabulary, pretokenizer=mine.pretokenizer)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """Return every text's ids and offsets; `INCONSISTENT` if the two methods differ."""
+        """Return every text's ids and offsets, `Wrong` if its ways to encode differ or raise."""
         return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> Encoding:
-        ids = self.tokenizer.encode(text)
-        again, places = self.tokenizer.encode_with_offsets(text)
-        return Encoding(tuple(ids), tuple(places)) if again == ids else INCONSISTENT
+        given = attempt(self.tokenizer.encode, text)
+        if isinstance(given, Raised):
+            return Wrong((), None, "exception", f"our encode raises {given.error}")
+        if kinds := {type(given), *map(type, given)} - {list, int}:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            return Wrong((), None, "ids", f"encode does not return a list of int, but has {names}")
+        ids = tuple(given)
+        given.clear()  # the list is the caller's, and its changes must not reach the tokenizer
+        again = attempt(self.tokenizer.encode, text)
+        if again != list(ids):
+            why = "encode gives other ids for the same text the second time"
+            return Wrong(ids, None, "word cache", why)
+        located = attempt(self.tokenizer.encode_with_offsets, text)
+        if isinstance(located, Raised):
+            return Wrong(ids, None, "exception", f"our encode_with_offsets raises {located.error}")
+        if located[0] != again:
+            why = "encode and encode_with_offsets do not give the same ids"
+            return Wrong(ids, None, "ids", why)
+        return Encoding(ids, tuple(located[1]))
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text; a special token is a word of its own."""
         found: list[str] = []
-        parts = text.split(UNKNOWN) if self.pretokenizer.keeps_unknown else [text]
+        pretokenizer = self.tokenizer._split  # noqa: SLF001 - the one that it splits with
+        parts = text.split(UNKNOWN) if pretokenizer.keeps_unknown else [text]
         for number, part in enumerate(parts):
             found += [UNKNOWN] if number else []
-            found += self.pretokenizer.words(part)
+            found += pretokenizer.words(part)
         return found
 
 
@@ -103,6 +157,11 @@ class HuggingFace(HuggingFaceTokenizer):
         why = compat.DIFFERENCES["normalizer of three"].why
         what = f"the {self.replaced} of transformers {compat.describe('transformers')}"
         return {what: f"the reference uses BERT's normalizer instead; {why}"}
+
+    @functools.cached_property
+    def tokens(self) -> Mapping[int, str]:
+        """Every token by id."""
+        return dict(enumerate(self.pieces(range(len(self.tokenizer)))))
 
     def words_without(self, step: str, text: str) -> list[str]:
         """Return the words with one step of the normalizer left out."""
@@ -125,7 +184,12 @@ class ReleaseTokenizer:
     ) -> None:
         self._slow = OriginalTokenizer(vocabulary, merges, added=added)
         self.added = {number: str(token) for number, token in added.items()}
+        self.tokens = {number: token for token, number in self._slow.ids.items()} | self.added
         self._ids = functools.lru_cache(1 << 16)(self._ids_of)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, by its definition: the release has no decoder."""
+        return decode(self.tokens, ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Return every text's ids."""
