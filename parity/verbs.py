@@ -427,7 +427,11 @@ def weights(options: WeightsOptions, progress: Progress) -> Report:
     source = _load(options, progress)
     progress("building both models", 0, 1)
     identity = report_identity(source.identity, source.config)
-    return weights_check.weights(source, build_ours(source), build_huggingface(source), identity)
+    ours = build_ours(source)
+    with mapped_errors(), weights_check.loadable(source) as folder:
+        loaded, theirs = weights_check.load_both(folder)
+        theirs = theirs or build_huggingface(source)
+        return weights_check.weights(source, ours, theirs, identity, loaded)
 
 
 def doctor(options: DoctorOptions, progress: Progress) -> Report:

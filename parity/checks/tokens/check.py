@@ -54,8 +54,11 @@ TAKEN_APART = 40
 _AT_ONCE = 500
 """Strings of one batch."""
 
-_IN_A_BATCH, _PARTS_TAKEN_APART = 300, 3
-"""Strings of one source in a batch, and differing inputs of a part whose cause is searched."""
+_IN_A_BATCH, _SHORT = 300, 500
+"""Strings of one source in a batch, and characters of the longest."""
+
+_PARTS_TAKEN_APART = 3
+"""Differing inputs of a part whose cause is searched."""
 
 _USED_AGAIN = 2_500
 """Strings of one source whose ids are decoded, too."""
@@ -91,7 +94,7 @@ class Comparison:
             differing += self._compared(strings[start : start + _AT_ONCE], counts, ids)
         for side, texts in ids.items():
             self.fingerprints.take_ids(f"{side}/ids", name, texts)
-        self.texts += strings[:_IN_A_BATCH]
+        self.texts += [text for text in strings[:_IN_A_BATCH] if len(text) <= _SHORT]
         self.ids += map(tuple, ids[self.theirs.name][:_USED_AGAIN])
         self._close(name, self.theirs.name, counts, self._causes(name, differing[:TAKEN_APART]))
 

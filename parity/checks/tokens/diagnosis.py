@@ -100,21 +100,23 @@ def cause_of(text: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer) ->
             why="other ids than the reference when it was first encoded, and not any more",
             text=ascii(text[:_LONGEST]),
         )
+    in_cache = not part(encoded(CandidateTokenizer(ours.fresh()), [text])[0], both(text)[1])
     text = shortest(text, lambda shorter: part(*both(shorter)))
     mine, other = both(text)
+    in_cache |= attempt(ours.fresh().encode, text) == list(other.ids) != list(mine.ids)
     found = [attempt(side.words, text) for side in (ours, theirs)]
     words = [[] if isinstance(one, Raised) else one for one in found]
-    if isinstance(other, Wrong) or (isinstance(mine, Wrong) and mine.ids in ((), other.ids)):
+    if in_cache:
+        step, why = "word cache", "the ids are right while no other text has been encoded"
+    elif isinstance(other, Wrong) or (isinstance(mine, Wrong) and mine.ids in ((), other.ids)):
         wrong = other if isinstance(other, Wrong) else mine
         step, why = wrong.step, wrong.why  # type: ignore[attr-defined, unused-ignore]
-    elif attempt(ours.fresh().encode, text) == list(other.ids) != list(mine.ids):
-        step, why = "word cache", "the ids are right while no other text has been encoded"
     elif why := _of_added(ours, theirs, mine, other):
         step, words = "added token", [_tokens(theirs, mine.ids), _tokens(theirs, other.ids)]
     elif words[0] != words[1]:
         step, why = _of_words(text, words[0], theirs)
     else:
-        step, why = _of_ids(ours, theirs, mine, other)
+        step, why = _of_ids(words[0], ours, theirs, mine, other)
     return Cause(
         step=step,
         why=why,
@@ -126,6 +128,9 @@ def cause_of(text: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer) ->
         words_theirs=tuple(map(ascii, words[1])),
     )
 
+
+LONG = 64
+"""Characters up to which our tokenizer takes a word as a whole, and keeps it in its cache."""
 
 _LONGEST = 1_000
 """Characters of a text that is not shortened."""
@@ -213,7 +218,11 @@ _CHANGES: dict[str, Callable[[str], str]] = {
 
 
 def _of_ids(
-    ours: CandidateTokenizer, theirs: ReferenceTokenizer, mine: Encoding, other: Encoding
+    words: Sequence[str],
+    ours: CandidateTokenizer,
+    theirs: ReferenceTokenizer,
+    mine: Encoding,
+    other: Encoding,
 ) -> tuple[str, str]:
     """Return the step within words that are equal on both sides, and an explanation."""
     if mine.ids == other.ids:
@@ -222,6 +231,8 @@ def _of_ids(
         return "ids", f"ids are cut to {width} bits"
     if not all(number in theirs.tokens for number in mine.ids):
         return "ids", "an id that no token has"
+    if (size := max(map(len, words), default=0)) > LONG:
+        return "long words", f"a word of {size} letters; each shorter one is right"
     unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
     if [n for n in mine.ids if n != unknown] != [n for n in other.ids if n != unknown] or len(
         mine.ids
@@ -235,7 +246,7 @@ def narrowed(ours: Sequence[int], theirs: Sequence[int]) -> int:
     if len(ours) != len(theirs):
         return 0
     pairs = list(zip(ours, theirs, strict=True))
-    return next((b for b in (8, 16) if all(not (i - j) % (1 << b) for i, j in pairs)), 0)
+    return next((b for b in (16, 8) if all(not (i - j) % (1 << b) for i, j in pairs)), 0)
 
 
 def _of_places(ours: Sequence[object], theirs: Sequence[object]) -> tuple[str, str]:

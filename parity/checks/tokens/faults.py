@@ -1,6 +1,7 @@
 """Faults of a tokenizer, each a subclass of the right one with one thing wrong."""
 
-# ruff: noqa: SLF001 - a fault is put where the product has its code
+# ruff: noqa: D101, D102, PLR2004, SLF001 - each is described where it is registered,
+# and is put where the product has its code.
 
 import dataclasses
 import os
@@ -350,15 +351,13 @@ TokenizerFault.register(
 )(unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]))
 
 
-TokenizerFault.register(
+@TokenizerFault.register(
     "ids-in-16-bits", "the ids of a word are kept in a signed type of 16 bits", at="ids"
-)(
-    merging(
-        lambda vocabulary: (
-            lambda word: np.array(_right(vocabulary).merged(word)).astype(np.int16).tolist()
-        )
-    )
 )
+@merging
+def _(vocabulary: Vocabulary) -> Merged:
+    right = _right(vocabulary)
+    return lambda word: np.array(right.merged(word)).astype(np.int16).tolist()
 
 
 # Long words.
@@ -406,13 +405,14 @@ def _(vocabulary: Vocabulary) -> Merged:
 # The cache of words.
 
 
-def cached_by(key: Callable[[str], object]) -> type[Tokenizer]:
+def cached_by(key: Callable[[str], str]) -> type[Tokenizer]:
     """Return a fault: a cache with another key than the word."""
 
     class Kept(product._Pieces):
         def __getitem__(self, word: str) -> tuple[int, ...]:
-            found: dict[Any, tuple[int, ...]] = self.__dict__
-            return found.setdefault(f"{key(word)}", tuple(self._pairs.merged(word)))
+            if key(word) not in self:
+                self[key(word)] = tuple(self._pairs.merged(word))
+            return super().__getitem__(key(word))
 
     return caching(Kept)
 
@@ -438,19 +438,19 @@ TokenizerFault.register(
 
 TokenizerFault.register(
     "cache-by-hash", "the cache holds words by a hash of 16 bits", at="word cache"
-)(cached_by(lambda word: zlib.crc32(word.encode()) & 0xFFFF))
+)(cached_by(lambda word: f"{zlib.crc32(word.encode()) & 0xFFFF}"))
 
 
 @TokenizerFault.register(
     "cache-evicts-wrong",
-    "a word that finds the cache full gets the oldest one's ids",
+    "a word that finds the cache full gets the newest one's ids",
     at="word cache",
 )
 @caching
 class CacheEvictsWrong(product._Pieces):
     def __missing__(self, word: str) -> tuple[int, ...]:
         full = len(self) >= product._MOST_KEPT
-        return self.pop(next(iter(self))) if full else super().__missing__(word)
+        return self.popitem()[1] if full else super().__missing__(word)
 
 
 @TokenizerFault.register(

@@ -67,8 +67,10 @@ class Part:
         given = shortest(given, self.differs)
         mine, other = attempt(self.ours, given), attempt(self.theirs, given)
         if isinstance(mine, Raised) or isinstance(other, Raised):
-            side, raised = ("our side", mine) if isinstance(mine, Raised) else (self.against, other)
-            step, why = "exception", f"{side} raises {raised.error}"
+            ours = f"our {self.name} raises " if isinstance(mine, Raised) else ""
+            theirs = f"the reference, {self.against}, raises "
+            raised = [one.error for one in (mine, other) if isinstance(one, Raised)]
+            step, why = "exception", (ours or theirs) + raised[0]
         else:
             found = attempt(self.explain, given, mine, other)
             step, why = (self.name, "other results") if isinstance(found, Raised) else found
@@ -86,11 +88,11 @@ _SHOWN = 300
 
 def _shown(result: object) -> str:
     """Return a result as ASCII, the middle of a long one left out."""
-    text = ascii(result)
+    text = result.error if isinstance(result, Raised) else ascii(result)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} … {text[-_SHOWN // 2 :]}"
 
 
-def parts(
+def parts(  # noqa: PLR0913 - both sides, and what is compared
     ours: CandidateTokenizer,
     theirs: ReferenceTokenizer,
     texts: Sequence[str],
@@ -192,7 +194,14 @@ def _batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Part:
     return Part(
         name="encode_batch",
         against="row by row",
-        inputs=[(), *((text,) for text in found[:20]), ("", *found[:3], "", ""), found, mixed],
+        inputs=[
+            (),
+            ("the lamp", "a", "", "the"),
+            *((text,) for text in found[:20]),
+            ("", *found[:3], "", ""),
+            found,
+            mixed,
+        ],
         ours=lambda given: tokenizer.encode_batch(iter(given)),
         theirs=lambda given: [tokenizer.encode(text) for text in given],
         explain=explain,
@@ -361,6 +370,13 @@ def _files(tokenizer: Tokenizer, texts: Sequence[str]) -> Part:
             "ids": lambda: again.encode_batch(texts),
         }[what]()
 
+    def explain(given: tuple[str, ...], mine: Any, other: Any) -> Explained:  # noqa: ANN401
+        if isinstance(mine, str):
+            return "files", f"the {given[0]} is {mine!r} after saving, and was {other!r}"
+        pairs = enumerate(zip_longest(mine, other))
+        at, one, another = next((at, *pair) for at, pair in pairs if pair[0] != pair[1])
+        return "files", f"the {given[0]}: entry {at} is {one!r} after saving, and was {another!r}"
+
     right = {
         "tokens in the file": lambda: mine.ids,
         "merges in the file": lambda: [*mine.merges],
@@ -377,7 +393,7 @@ def _files(tokenizer: Tokenizer, texts: Sequence[str]) -> Part:
         inputs=[(what,) for what in right],
         ours=ours,
         theirs=lambda given: right[given[0]](),
-        explain=lambda given, _mine, _other: ("files", f"{given[0]}: not the same after saving"),
+        explain=explain,
     )
 
 

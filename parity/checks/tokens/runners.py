@@ -119,15 +119,14 @@ class CandidateTokenizer:
             names = ", ".join(sorted(kind.__name__ for kind in kinds))
             return Wrong((), None, "ids", f"encode does not return a list of int, but has {names}")
         ids = tuple(given)
-        given.clear()  # the list is the caller's, and its changes must not reach the tokenizer
         again = attempt(self.tokenizer.encode, text)
-        if again != list(ids):
-            why = "encode gives other ids for the same text the second time"
-            return Wrong(ids, None, "word cache", why)
+        if again is given or again != given:
+            what = "its own list, which the caller can change" if again is given else "other ids"
+            return Wrong(ids, None, "word cache", f"encode gives a text the second time {what}")
         located = attempt(self.tokenizer.encode_with_offsets, text)
         if isinstance(located, Raised):
             return Wrong(ids, None, "exception", f"our encode_with_offsets raises {located.error}")
-        if located[0] != again:
+        if located[0] != given:
             why = "encode and encode_with_offsets do not give the same ids"
             return Wrong(ids, None, "ids", why)
         return Encoding(ids, tuple(located[1]))

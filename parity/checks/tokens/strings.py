@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
+from parity.checks.tokens.diagnosis import LONG
 from parity.options import TokensOptions
 from reference.published_token_ids import PUBLISHED
 from scratch_gpt.data import corpus
@@ -163,9 +164,6 @@ def words_of_tokens(tokens: Iterable[str], end: str) -> list[str]:
 _STRANGE = "\u0e01"
 """A Thai letter."""
 
-_LONG = 64
-"""Characters up to which our tokenizer takes a word as a whole, and keeps it in its cache."""
-
 
 def long_words(tokens: Sequence[str], *, seed: int) -> list[str]:
     """Return words that are longer than those that are taken as a whole.
@@ -176,7 +174,7 @@ def long_words(tokens: Sequence[str], *, seed: int) -> list[str]:
     draw = random.Random(f"{seed}/long")  # noqa: S311 - nothing secret depends on it
     seen: set[str] = set()
     found = []
-    around = _STRANGE * _LONG
+    around = _STRANGE * LONG
     for token in tokens:
         pairs = {token[at : at + 2] for at in range(len(token) - 1)}
         if not pairs <= seen:
@@ -185,7 +183,7 @@ def long_words(tokens: Sequence[str], *, seed: int) -> list[str]:
         seen |= pairs
     spelled = [token.removesuffix(END) for token in tokens]
     plain = [token for token in spelled if token.isascii() and token.isalpha()] or ["a"]
-    for length in (*range(_LONG - 4, 3 * _LONG), 500, 4_000):
+    for length in (*range(LONG - 4, 3 * LONG), 500, 4_000):
         word = "".join(draw.choice(plain) for _ in range(length))[:length]
         found += [
             word,
