@@ -28,9 +28,16 @@ from parity.checks.gradients.check import gradients as gradients_check
 from parity.checks.gradients.faults import BackwardFault
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.checks.tokens import faults as tokenizer
+from parity.checks.tokens.check import not_made
 from parity.checks.tokens.check import tokens as tokens_check
 from parity.checks.tokens.faults import TokenizerFault
-from parity.checks.tokens.runners import RELEASED, CandidateTokenizer, choose_vocabulary
+from parity.checks.tokens.runners import (
+    RELEASED,
+    CandidateTokenizer,
+    NotMadeError,
+    choose_vocabulary,
+    making,
+)
 from parity.checks.tokens.strings import sources, training_texts
 from parity.checks.training import faults as faults_of_training
 from parity.checks.training.check import training as training_check
@@ -69,7 +76,7 @@ from reference import published
 from reference.published_token_ids import PUBLISHED
 from scratch_gpt.checkpoint.strict_io import require_memory
 from scratch_gpt.progress import Progress
-from scratch_gpt.tokenizer.tokenizer import Tokenizer
+from scratch_gpt.tokenizer.tokenizer import Tokenizer, check_text
 
 IN_A_CANDIDATE = "a fault is injected into our model, not into a candidate"
 
@@ -476,10 +483,20 @@ def tokens(options: TokensOptions, progress: Progress) -> Report:
             where="--text with --corpus",
             fix="give one of the two",
         )
+    if options.text is not None:
+        check_text(options.text, "--text")
+    try:
+        return _tokens(options, progress)
+    except NotMadeError as error:
+        return not_made(error, _token_inputs(options))
+
+
+def _tokens(options: TokensOptions, progress: Progress) -> Report:
     progress("vocabulary", 0, 1)
     vocabulary = choose_vocabulary(options.vocabulary, options.weights, training_texts())
     with mapped_errors(), vocabulary as found:
-        right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
+        with making("from_pretrained"):
+            right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
         candidate = CandidateTokenizer(right)
         if options.inject_fault is not None:
             candidate = tokenizer.inject(right, options.inject_fault)

@@ -14,7 +14,13 @@ from typing import Any
 
 from parity.checks.tokens.diagnosis import Cause, cause_of, encoded, part
 from parity.checks.tokens.parts import Part, parts
-from parity.checks.tokens.runners import CandidateTokenizer, Raised, ReferenceTokenizer, attempt
+from parity.checks.tokens.runners import (
+    CandidateTokenizer,
+    NotMadeError,
+    Raised,
+    ReferenceTokenizer,
+    attempt,
+)
 from parity.core.environment import environment
 from parity.core.fingerprints import Fingerprints
 from parity.core.metrics import Status
@@ -266,6 +272,27 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         inputs=inputs or {},
         fingerprints=run.fingerprints.taken,
         sections=list(tables),
+    )
+
+
+def not_made(error: NotMadeError, inputs: Mapping[str, Any]) -> Report:
+    """Return the report of a run whose tokenizer could not be made."""
+    method, why = error.args
+    row = Row(
+        tap=f"{method}/exception",
+        status=Status.FAIL,
+        error_ours=1.0,
+        required_tolerance=1.0,
+        detail=why,
+        **_common("documentation"),
+    )
+    return finish(
+        "tokens",
+        rows=[row],
+        plan=Plan.of({"other inputs": (1, 1)}),
+        environment=environment(),
+        first_divergence=FirstDivergence(tap=row.tap, why=why, suspects="", row=row),
+        inputs=inputs,
     )
 
 

@@ -18,6 +18,7 @@ from parity.errors import EnvironmentUnfitError, InputRejectedError, message_of
 from reference import compat, hub, published
 from reference.huggingface_tokenizer import STEPS, Encoding, HuggingFaceTokenizer, words_without
 from reference.original_tokenizer import OriginalTokenizer, decode, prepare_text
+from scratch_gpt.errors import CommandError
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.tokenizer.vocabulary import SINGLE_FILE, Vocabulary, files_read, write_vocabulary
@@ -167,6 +168,24 @@ class HuggingFace(HuggingFaceTokenizer):
         return words_without(step, text)
 
 
+class NotMadeError(Exception):
+    """Our tokenizer could not be made, by no fault of the files: the method, and its error."""
+
+
+@contextlib.contextmanager
+def making(
+    method: str, given: tuple[type[Exception], ...] = (CommandError, OSError)
+) -> Iterator[None]:
+    """Raise errors of the method that makes our tokenizer, but those of what was given to it."""
+    try:
+        yield
+    except given:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {message_of(error)}"
+        raise NotMadeError(method, f"our Tokenizer.{method} raises {found}") from error
+
+
 class ReleaseTokenizer:
     """A re-implementation of the released code; it has no offsets.
 
@@ -294,6 +313,7 @@ def choose_vocabulary(
         InputRejectedError: The folder or the weights have no vocabulary, or do not exist.
         EnvironmentUnfitError: The released vocabulary is required and not in the cache.
         CheckpointError: There is only a `tokenizer.json`, and it is not GPT-1's.
+        NotMadeError: Our tokenizer cannot be trained.
     """
     if directory is not None:
         yield _required(directory, f"--vocabulary {directory}", f"{directory}")
@@ -302,7 +322,9 @@ def choose_vocabulary(
         yield found
         return
     with tempfile.TemporaryDirectory() as name:
-        Tokenizer.train(texts, merges=MERGES).save_pretrained(name)
+        with making("train", given=()):
+            Tokenizer.train(texts, merges=MERGES).save_pretrained(name)
+            Tokenizer.from_pretrained(name)
         source = f"trained for this run: {MERGES:,} merges of the standard library's words"
         yield _required(Path(name), "the trained one", source)
 

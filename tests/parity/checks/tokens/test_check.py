@@ -259,3 +259,68 @@ def test_a_replaced_normalizer_is_reported(
     result = check(*small, "--num-strings", "0")
     line = f"not compared, the Sequence of transformers {compat.describe('transformers')}"
     assert (result.exit_code, line in result.stdout) == (0, bool(replaced))
+
+
+# Exceptions, and other uses than encoding.
+
+
+def failing(*_given: Any, **_how: Any) -> Any:  # noqa: ANN401
+    raise ZeroDivisionError("division by zero")
+
+
+@pytest.mark.parametrize(
+    ("method", "tap"),
+    [
+        ("encode", "hand-picked/exception"),
+        ("encode_with_offsets", "hand-picked/exception"),
+        ("decode", "decode/exception"),
+        ("encode_batch", "encode_batch/exception"),
+        ("train", "training/exception"),
+        ("save_pretrained", "files/exception"),
+    ],
+)
+def test_an_exception_of_ours_is_a_row(
+    method: str, tap: str, small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, method, failing)
+    result = check(*small, "--format", "json")
+    first = json.loads(result.stdout)["first_divergence"]
+    assert (result.exit_code, first["tap"]) == (1, tap)
+    assert (
+        f"our {method}" in first["why"]
+        or "our training raises" in first["why"]
+        or tap[:5] == "files"
+    )
+    assert "ZeroDivisionError: division by zero" in first["why"]
+
+
+def test_an_exception_of_the_reference_is_a_row(
+    small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = HuggingFaceTokenizer.encode_batch
+
+    def sometimes(self: HuggingFaceTokenizer, texts: list[str]) -> Any:  # noqa: ANN401
+        return failing() if any("\u200b" in text for text in texts) else right(self, texts)
+
+    monkeypatch.setattr(HuggingFaceTokenizer, "encode_batch", sometimes)
+    result = check(*small, "--num-strings", "0", "--format", "json")
+    found = json.loads(result.stdout)
+    (cause,) = (row["details"]["cause"] for row in found["results"] if "cause" in row["details"])
+    assert (result.exit_code, cause["text"]) == (1, "'\\u200b'")
+    assert "the reference, huggingface, raises ZeroDivisionError" in cause["why"]
+
+
+@pytest.mark.parametrize("method", ["train", "from_pretrained"])
+def test_a_tokenizer_that_cannot_be_made_is_a_row(
+    method: str, small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, method, failing)
+    words = ["tokens", "--weights", "tiny"] if method == "train" else small
+    result = check(*words)
+    assert result.exit_code == 1
+    assert f"our Tokenizer.{method} raises ZeroDivisionError" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("text", ["a", " ", "\u0e01", "<unk>", "\x00", "a" * 200])
+def test_one_text_never_ends_in_an_error(text: str, small: list[str], check: Check) -> None:
+    assert check(*small, "--text", text).exit_code in (0, 3)
