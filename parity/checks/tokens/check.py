@@ -349,9 +349,9 @@ def _first(run: Comparison) -> FirstDivergence | None:
         why = "ids that were published are others, and both sides agree on them"
         return FirstDivergence(tap=failing.tap, why=why, suspects=_SUSPECT, row=failing)
     cause: Cause = first.details["cause"]
-    ours, theirs = (list(ids) for ids in (cause.ids_ours, cause.ids_theirs))
-    if not (ours or theirs):
-        ours, theirs = list(cause.words_ours), list(cause.words_theirs)
+    of_ids = cause.ids_ours or cause.ids_theirs
+    ours: list[object] = [*(cause.ids_ours if of_ids else cause.words_ours)]
+    theirs: list[object] = [*(cause.ids_theirs if of_ids else cause.words_theirs)]
     of = f" ({cause.character})" if cause.character else ""
     why = f"{cause.why}: {cause.text} gives {ours}, and the reference has {theirs}{of}"
     return FirstDivergence(tap=first.tap, why=why, suspects=f"the step: {cause.step}", row=first)

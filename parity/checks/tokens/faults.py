@@ -516,7 +516,7 @@ class RaisesAtPictures(Tokenizer):
 )
 class RaisesAtUnknown(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        spelled = {UNKNOWN: None, **{token: token for token in self.vocabulary.tokens[1:]}}
+        spelled = {token: token for token in self.vocabulary.tokens if token != UNKNOWN}
         return "".join(spelled[token] for token in self.tokens(ids))
 
 

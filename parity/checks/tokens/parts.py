@@ -112,7 +112,10 @@ def parts(  # noqa: PLR0913 - both sides, and what is compared
         whole: Whether everything is compared, and not only these texts and ids.
     """
     draw = random.Random(f"{seed}/parts")  # noqa: S311 - nothing secret depends on it
-    yield from _decoding(ours, theirs, [*_drawn_ids(theirs, draw), *ids] if whole else ids)
+    drawn = [*_drawn_ids(theirs, draw), *ids] if whole else ids
+    yield from _decoding(
+        ours, theirs, [some for some in drawn if theirs.respelled.isdisjoint(some)]
+    )
     yield _batches(ours.tokenizer, texts)
     if whole:
         yield _many_ids(ours)
@@ -156,14 +159,21 @@ def _decoding(
         return "decode", "other text from the right tokens"
 
     tokenizer, named = ours.tokenizer, theirs.tokens
-    of_both = {"definition": functools.partial(decode, named), theirs.name: theirs.decode}
+
+    def reference(decoder: Callable[[Any], str], given: tuple[int, ...]) -> tuple[str, list[str]]:
+        return decoder(given), [named[number] for number in given]
+
+    of_both: dict[str, Callable[[Any], str]] = {
+        "definition": functools.partial(decode, named),
+        theirs.name: theirs.decode,
+    }
     for against, decoder in of_both.items():
         yield Part(
             name="decode",
             against=against,
             inputs=ids,
             ours=lambda given: (tokenizer.decode(given), tokenizer.tokens(given)),
-            theirs=lambda given, decoder=decoder: (decoder(given), [named[n] for n in given]),
+            theirs=functools.partial(reference, decoder),
             explain=explain,
         )
         if theirs.name != "huggingface":  # the release has no decoder, and its reference is this
@@ -359,7 +369,7 @@ def _files(tokenizer: Tokenizer, texts: Sequence[str]) -> Part:
     def ours(given: tuple[str, ...]) -> object:
         (what,) = given
         again = read_back()["tokenizer"]
-        return {
+        found: dict[str, Callable[[], object]] = {
             "tokens in the file": lambda: read_back()["tokens"],
             "merges in the file": lambda: read_back()["merges"],
             "tokens": lambda: again.vocabulary.all_tokens,
@@ -368,7 +378,8 @@ def _files(tokenizer: Tokenizer, texts: Sequence[str]) -> Part:
             "pretokenizer": lambda: again.pretokenizer,
             "digest": lambda: again.digest,
             "ids": lambda: again.encode_batch(texts),
-        }[what]()
+        }
+        return found[what]()
 
     def explain(given: tuple[str, ...], mine: Any, other: Any) -> Explained:  # noqa: ANN401
         if isinstance(mine, str):
@@ -377,7 +388,7 @@ def _files(tokenizer: Tokenizer, texts: Sequence[str]) -> Part:
         at, one, another = next((at, *pair) for at, pair in pairs if pair[0] != pair[1])
         return "files", f"the {given[0]}: entry {at} is {one!r} after saving, and was {another!r}"
 
-    right = {
+    right: dict[str, Callable[[], object]] = {
         "tokens in the file": lambda: mine.ids,
         "merges in the file": lambda: [*mine.merges],
         "tokens": lambda: mine.all_tokens,

@@ -38,6 +38,11 @@ class ReferenceTokenizer(Protocol):
     steps: tuple[str, ...]
 
     @property
+    def respelled(self) -> frozenset[int]:
+        """Return the ids whose text is not compared."""
+        ...
+
+    @property
     def added(self) -> Mapping[int, str]:
         """Return the texts of its added tokens by id; `<unk>` may be among them."""
         ...
@@ -151,17 +156,24 @@ class HuggingFace(HuggingFaceTokenizer):
 
     @property
     def exempt(self) -> Mapping[str, str]:
-        """The version's own normalizer, if BERT's replaces it."""
+        """The version's own normalizer, if BERT's replaces it, and the tokens it respells."""
+        why = "the library's decoder gives the normalized text of such an added token"
+        found = {f"decoding of {self.added[n]!a}": why for n in sorted(self.respelled)}
         if not self.replaced:
-            return {}
+            return found
         why = compat.DIFFERENCES["normalizer of three"].why
         what = f"the {self.replaced} of transformers {compat.describe('transformers')}"
-        return {what: f"the reference uses BERT's normalizer instead; {why}"}
+        return found | {what: f"the reference uses BERT's normalizer instead; {why}"}
 
     @functools.cached_property
     def tokens(self) -> Mapping[int, str]:
         """Every token by id."""
-        return dict(enumerate(self.pieces(range(len(self.tokenizer)))))
+        return dict(enumerate(self.pieces(range(len(self.tokenizer))))) | self.added
+
+    @functools.cached_property
+    def respelled(self) -> frozenset[int]:
+        """The ids of added tokens whose text is another in the library's decoder."""
+        return frozenset(n for n, text in self.added.items() if self.pieces([n]) != [text])
 
     def words_without(self, step: str, text: str) -> list[str]:
         """Return the words with one step of the normalizer left out."""
@@ -196,6 +208,7 @@ class ReleaseTokenizer:
     name = "transcription"
     steps: tuple[str, ...] = ("newlines", "text repair", "lower case")
     exempt: Mapping[str, str] = MappingProxyType({})
+    respelled: frozenset[int] = frozenset()
 
     def __init__(
         self, vocabulary: Path, merges: Path, added: Mapping[int, Any] = MappingProxyType({})
