@@ -312,10 +312,11 @@ class WeightsOptions(LoadOptions, ReportOptions):
 class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
     """Do both tokenizers give the same ids?
 
-    Encodes hand-picked strings, every token of the vocabulary as a word, generated strings and a
-    corpus with our tokenizer and Hugging Face's. With --pretokenizer original the reference is an
-    independent implementation of the released code. Each difference is reduced to the shortest
-    string that shows it, and reported with the step that causes it. Nothing is downloaded.
+    Encodes hand-picked strings, every token of the vocabulary as a word, long and generated words
+    and a corpus with our tokenizer and Hugging Face's. With --pretokenizer original the reference
+    is an independent implementation of the released code. Decoding, batches, training and files
+    are compared, too; with --text only decoding and batches. Each difference is reduced to the
+    shortest input that shows it, and reported with its step. Nothing is downloaded.
 
     Examples:
       python -m parity.check tokens --num-strings 200

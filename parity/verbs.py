@@ -34,9 +34,16 @@ from parity.checks.invariants.faults import InvariantFault
 from parity.checks.invariants.subject import Sizes
 from parity.checks.layerwise import layerwise as layerwise_check
 from parity.checks.tokens import faults as tokenizer
+from parity.checks.tokens.check import not_made
 from parity.checks.tokens.check import tokens as tokens_check
 from parity.checks.tokens.faults import TokenizerFault
-from parity.checks.tokens.runners import RELEASED, CandidateTokenizer, choose_vocabulary
+from parity.checks.tokens.runners import (
+    RELEASED,
+    CandidateTokenizer,
+    NotMadeError,
+    choose_vocabulary,
+    making,
+)
 from parity.checks.tokens.strings import sources, training_texts
 from parity.checks.training import faults as faults_of_training
 from parity.checks.training.check import training as training_check
@@ -77,7 +84,7 @@ from reference.published_token_ids import PUBLISHED
 from scratch_gpt.checkpoint.strict_io import require_memory
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.progress import Progress
-from scratch_gpt.tokenizer.tokenizer import Tokenizer
+from scratch_gpt.tokenizer.tokenizer import Tokenizer, check_text
 
 IN_A_CANDIDATE = "a fault is injected into our model, not into a candidate"
 
@@ -448,7 +455,11 @@ def weights(options: WeightsOptions, progress: Progress) -> Report:
     source = _load(options, progress)
     progress("building both models", 0, 1)
     identity = report_identity(source.identity, source.config)
-    return weights_check.weights(source, build_ours(source), build_huggingface(source), identity)
+    ours = build_ours(source)
+    with mapped_errors(), weights_check.loadable(source) as folder:
+        loaded, theirs = weights_check.load_both(folder)
+        theirs = theirs or build_huggingface(source)
+        return weights_check.weights(source, ours, theirs, identity, loaded)
 
 
 def doctor(options: DoctorOptions, progress: Progress) -> Report:
@@ -543,17 +554,29 @@ def tokens(options: TokensOptions, progress: Progress) -> Report:
             where="--text with --corpus",
             fix="give one of the two",
         )
+    if options.text is not None:
+        check_text(options.text, "--text")
+    try:
+        return _tokens(options, progress)
+    except NotMadeError as error:
+        return not_made(error, _token_inputs(options))
+
+
+def _tokens(options: TokensOptions, progress: Progress) -> Report:
     progress("vocabulary", 0, 1)
     vocabulary = choose_vocabulary(options.vocabulary, options.weights, training_texts())
     with mapped_errors(), vocabulary as found:
-        right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
+        with making("from_pretrained"):
+            right = Tokenizer.from_pretrained(found.folder, pretokenizer=options.pretokenizer)
         candidate = CandidateTokenizer(right)
         if options.inject_fault is not None:
-            candidate = tokenizer.inject(right, candidate.pretokenizer, options.inject_fault)
+            candidate = tokenizer.inject(right, options.inject_fault)
         return tokens_check(
             candidate,
             found.reference(right),
             sources(options, right),
+            whole=options.text is None,
+            seed=options.seed,
             published=PUBLISHED if right.digest == RELEASED and options.text is None else (),
             identity=report_identity({}, {}) | found.identity(right),
             fingerprints=options.fingerprints,

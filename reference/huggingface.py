@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -73,6 +74,25 @@ def build(
             ignore_mismatched_sizes=True,  # the report then names them, and they raise below
             attn_implementation="eager",
             **dtype_keyword(dtype),
+        )
+    model, report = loaded
+    check_load_report(report)
+    return cast("OpenAIGPTLMHeadModel", model.eval())
+
+
+def load(folder: Path) -> OpenAIGPTLMHeadModel:
+    """Return the model that the library itself reads from a folder, in evaluation mode.
+
+    Raises:
+        LoadReportError: Keys missing, unexpected or of another shape.
+    """
+    with quiet():
+        loaded: Any = OpenAIGPTLMHeadModel.from_pretrained(
+            folder,
+            output_loading_info=True,
+            local_files_only=True,
+            attn_implementation="eager",
+            **dtype_keyword(torch.float32),
         )
     model, report = loaded
     check_load_report(report)

@@ -10,7 +10,7 @@ Source: openai/finetune-transformer-lm@a69b5c4, text_utils.py.
 import functools
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -149,6 +149,14 @@ def _is_word(character: str) -> bool:
     from reference.huggingface_tokenizer import word_characters
 
     return bool(word_characters([character]))
+
+
+def decode(tokens: Mapping[int, str], ids: Sequence[int]) -> str:
+    """Return the text of ids: a space for the end of each word, and none after the last token."""
+    text = ""
+    for place, number in enumerate(ids, start=1):
+        text += (" " if place < len(ids) else "").join(tokens[number].split("</w>"))
+    return text
 
 
 def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:

@@ -143,12 +143,24 @@ FAULTS = {
     "temperature-multiplies top-k-one-more top-k-cuts-ties top-p-stops-short second-likeliest "
     "not-drawn beams-all-alike length-penalty-reversed length-penalty-missing end-ignored "
     "beams-of-logits stops-too-soon",
-    "huggingface": "cleaning-skipped cjk-joined accents-kept case-kept punctuation-joined "
-    "unk-split places-in-bytes header-counted last-merge-dropped leftmost-first no-end-of-word "
-    "unknown-is-one unknown-dropped unknown-fused",
-    "original": "case-kept unk-kept newline-dropped backslash-padded unrepaired header-counted "
-    "last-merge-dropped leftmost-first no-end-of-word unknown-is-one unknown-dropped "
-    "unknown-fused",
+    "huggingface": "cleaning-skipped cjk-joined punctuation-joined accents-kept case-kept places-in- "
+    "bytes no-break-space-kept unk-split header-counted last-merge-dropped leftmost-first "
+    "no-end-of-word unknown-is-one unknown-dropped unknown-fused ids-in-16-bits long-cut "
+    "long-cut-before-end long-unknown cache-by-beginning cache-by-letters cache-by-hash "
+    "cache-evicts-wrong cache-given-away ends-included places-of-parts raises-at-pictures "
+    "raises-at-unknown decoded-without-spaces decoded-with-last-space decoded-without- "
+    "unknown decoded-end-kept decoded-in-16-bits decoded-from-the-end batch-by-length "
+    "batch-without-empty batch-padded ties-to-the-last merged-once words-counted-once "
+    "counts-not-lowered merged-from-the-right first-merge-not-saved",
+    "original": "case-kept newline-dropped unk-kept backslash-padded unrepaired header-counted last- "
+    "merge-dropped leftmost-first no-end-of-word unknown-is-one unknown-dropped unknown- "
+    "fused ids-in-16-bits long-cut long-cut-before-end long-unknown cache-by-beginning "
+    "cache-by-letters cache-by-hash cache-evicts-wrong cache-given-away raises-at- "
+    "pictures raises-at-unknown decoded-without-spaces decoded-with-last-space decoded- "
+    "without-unknown decoded-end-kept decoded-in-16-bits decoded-from-the-end batch-by- "
+    "length batch-without-empty batch-padded ties-to-the-last merged-once words-counted- "
+    "once counts-not-lowered merged-from-the-right first-merge-not-saved pretokenizer- "
+    "not-saved",
 }
 """Injected faults by verb; `dropout` is of `training`, the pretokenizers are of `tokens`, and
 `plain` is of `layerwise` on that backend alone. A fault with a block of its own, or with none, is

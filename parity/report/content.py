@@ -79,7 +79,7 @@ _THINGS = {
     "layerwise": "taps on {}",
     "gradients": "gradients on {}",
     "weights": "tensors of {}",
-    "tokens": "strings with {}",
+    "tokens": "{}",
     "doctor": "settings",
     "training": "quantities on {}",
     "generation": "rules, texts and searches",

@@ -332,8 +332,7 @@ def test_tokens_are_compared(
     assert parity.tokens(str(tmp_path), []).verdict is Verdict.INCONCLUSIVE
 
     def faulty(right: Tokenizer) -> CandidateTokenizer:
-        made = CandidateTokenizer(right)
-        return tokenizer_faults.inject(right, made.pretokenizer, "case-kept")
+        return tokenizer_faults.inject(right, "case-kept")
 
     monkeypatch.setattr(api, "CandidateTokenizer", faulty)
     assert parity.tokens(tmp_path, texts).verdict is Verdict.FAIL

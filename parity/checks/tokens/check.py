@@ -1,4 +1,6 @@
-"""The tokenizer check: compares ids and offsets of two tokenizers of one vocabulary.
+"""The tokenizer check: compares two tokenizers of one vocabulary.
+
+Ids and offsets of texts come first, then what else people use (`parity.checks.tokens.parts`).
 
 With `huggingface` the reference is Hugging Face's tokenizer. With `original` it is an independent
 re-implementation of the released code, because Hugging Face's version 5 has no such pretokenizer.
@@ -10,8 +12,15 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from parity.checks.tokens.diagnosis import Cause, cause_of, part
-from parity.checks.tokens.runners import CandidateTokenizer, ReferenceTokenizer
+from parity.checks.tokens.diagnosis import Cause, cause_of, encoded, part
+from parity.checks.tokens.parts import Part, parts
+from parity.checks.tokens.runners import (
+    CandidateTokenizer,
+    NotMadeError,
+    Raised,
+    ReferenceTokenizer,
+    attempt,
+)
 from parity.core.environment import environment
 from parity.core.fingerprints import Fingerprints
 from parity.core.metrics import Status
@@ -51,6 +60,15 @@ TAKEN_APART = 40
 _AT_ONCE = 500
 """Strings of one batch."""
 
+_IN_A_BATCH, _SHORT = 300, 500
+"""Strings of one source in a batch, and characters of the longest."""
+
+_PARTS_TAKEN_APART = 3
+"""Differing inputs of a part whose cause is searched."""
+
+_USED_AGAIN = 2_500
+"""Strings of one source whose ids are decoded, too."""
+
 
 class Comparison:
     """A comparison of two tokenizers in progress."""
@@ -66,6 +84,9 @@ class Comparison:
         self.fingerprints = fingerprints or Fingerprints()
         self.rows: list[Row] = []
         self.differences: list[Row] = []
+        self.others: list[Row] = []
+        self.texts: list[str] = []
+        self.ids: list[tuple[int, ...]] = []
         self._progress = progress
         self._unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
         self._pretokenizer = ours.tokenizer.pretokenizer
@@ -79,7 +100,25 @@ class Comparison:
             differing += self._compared(strings[start : start + _AT_ONCE], counts, ids)
         for side, texts in ids.items():
             self.fingerprints.take_ids(f"{side}/ids", name, texts)
+        self.texts += [text for text in strings[:_IN_A_BATCH] if len(text) <= _SHORT]
+        self.ids += map(tuple, ids[self.theirs.name][:_USED_AGAIN])
         self._close(name, self.theirs.name, counts, self._causes(name, differing[:TAKEN_APART]))
+
+    def other(self, part: Part) -> None:
+        """Compare another use of the tokenizer."""
+        self._progress(part.name, 0, 1)
+        differing = [given for given in part.inputs if part.differs(given)]
+        row = Row(
+            tap=part.name,
+            status=Status.FAIL if differing else Status.PASS,
+            error_ours=float(len(differing)),
+            required_tolerance=float(len(differing)),
+            details={"inputs": len(part.inputs)},
+            **_common(part.against),
+        )
+        self.others.append(row)
+        causes = dict.fromkeys(map(part.cause, differing[:_PARTS_TAKEN_APART]), 1)
+        self._differences(part.name, part.against, causes)
 
     def published(self, rows: Iterable[PublishedIds]) -> None:
         """Compare our ids with published ones of the released vocabulary."""
@@ -89,19 +128,19 @@ class Comparison:
             wanted = getattr(row, self._pretokenizer)
             if wanted is None:
                 continue
-            mine = self.ours.tokenizer.encode(row.text)
+            mine = attempt(self.ours.tokenizer.encode, row.text)
             self._count(row.text, wanted, counts)
             if mine != wanted:
                 counts.differing += 1
                 cause = Cause(
                     step="published",
-                    why="the ids that were published are others",
+                    why=f"our encode raises {mine.error}"
+                    if isinstance(mine, Raised)
+                    else "the ids that were published are others",
                     character="the text as it was published",
                     text=ascii(row.text),
-                    ids_ours=tuple(mine),
+                    ids_ours=() if isinstance(mine, Raised) else tuple(mine),
                     ids_theirs=tuple(wanted),
-                    words_ours=tuple(map(ascii, self.ours.words(row.text))),
-                    words_theirs=(),
                 )
                 causes[cause] = 1
         self._close("published ids", "published", counts, causes)
@@ -110,7 +149,7 @@ class Comparison:
         self, strings: Sequence[str], counts: Counts, ids: Mapping[str, list[Sequence[int]]]
     ) -> list[str]:
         """Update the counts, append all ids, and return the strings that differ."""
-        sides = self.ours.encode_batch(strings), self.theirs.encode_batch(strings)
+        sides = encoded(self.ours, strings), encoded(self.theirs, strings)
         for kept, encodings in zip(ids.values(), sides, strict=True):
             kept += [encoding.ids for encoding in encodings]
         differing = []
@@ -135,20 +174,21 @@ class Comparison:
 
     def _close(self, name: str, against: str, counts: Counts, causes: Mapping[Cause, int]) -> None:
         """Add the row of a source, and one for each cause of its differences."""
-        common: dict[str, Any] = {"backend": against, "dtype": "ids", "mode": Mode.EXACT}
-        common |= {"against": against, "bound": 0.0}
         details = dataclasses.asdict(counts)
         wrong = float(details.pop("differing"))
         status = Status.FAIL if wrong else Status.PASS
-        row = Row(tap=name, status=status, error_ours=wrong, details=details, **common)
+        row = Row(tap=name, status=status, error_ours=wrong, details=details, **_common(against))
         self.rows.append(dataclasses.replace(row, required_tolerance=wrong))
+        self._differences(name, against, causes)
+
+    def _differences(self, name: str, against: str, causes: Mapping[Cause, int]) -> None:
         self.differences += [
             Row(
                 tap=f"{name}/{cause.step}",
                 status=Status.FAIL,
-                detail=f"{cause.why}; {cause.character}",
+                detail=f"{cause.why}; {cause.character}" if cause.character else cause.why,
                 details={"cause": cause, "strings": strings},
-                **common,
+                **_common(against),
             )
             for cause, strings in causes.items()
         ]
@@ -158,10 +198,15 @@ class Comparison:
         found: dict[Cause, int] = {}
         for number, text in enumerate(differing):
             self._progress(f"{name}: taking differences apart", number, len(differing))
-            if part(*(side.encode_batch([text])[0] for side in (self.ours, self.theirs))):
-                cause = cause_of(text, self.ours, self.theirs)
-                found[cause] = found.get(cause, 0) + 1
+            cause = cause_of(text, self.ours, self.theirs)
+            found[cause] = found.get(cause, 0) + 1
         return found
+
+
+def _common(against: str) -> dict[str, Any]:
+    """Return the fields that are equal in every row of a reference."""
+    of_both = {"backend": against, "against": against}
+    return {"dtype": "ids", "mode": Mode.EXACT, "bound": 0.0, **of_both}
 
 
 NOT_COMPARED: Mapping[str, Mapping[str, str]] = {
@@ -180,6 +225,8 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     theirs: ReferenceTokenizer,
     sources: Mapping[str, Sequence[str]],
     *,
+    whole: bool = False,
+    seed: int = 0,
     published: Sequence[PublishedIds] = (),
     fingerprints: bool = False,
     identity: Mapping[str, Any] | None = None,
@@ -192,6 +239,8 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         ours: Our side.
         theirs: The reference tokenizer.
         sources: Strings to compare, by source.
+        whole: Whether everything that people use is compared, and not only these strings.
+        seed: Of what is drawn beside the strings.
         published: Strings with published ids of this vocabulary.
         fingerprints: Whether the report has those of each source's ids.
         identity: Vocabulary and code, for the report.
@@ -204,15 +253,17 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     pretokenizer = ours.tokenizer.pretokenizer
     if published:
         run.published(published)
+    for other in parts(ours, theirs, run.texts, run.ids, seed=seed, whole=whole):
+        run.other(other)
     planned = sum(map(len, sources.values())) + sum(
         getattr(row, pretokenizer) is not None for row in published
     )
     reasons = _reasons(run)
     plan = _plan(run, planned, pretokenizer)
-    tables = sections(run.rows, run.differences, plan.exempt, identity or {}, inputs or {})
+    tables = sections(run, plan.exempt, identity or {}, inputs or {})
     return finish(
         "tokens",
-        rows=[*run.rows, *run.differences],
+        rows=[*run.rows, *run.others, *run.differences],
         plan=plan,
         identity=identity,
         environment=environment(),
@@ -224,6 +275,27 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     )
 
 
+def not_made(error: NotMadeError, inputs: Mapping[str, Any]) -> Report:
+    """Return the report of a run whose tokenizer could not be made."""
+    method, why = error.args
+    row = Row(
+        tap=f"{method}/exception",
+        status=Status.FAIL,
+        error_ours=1.0,
+        required_tolerance=1.0,
+        detail=why,
+        **_common("documentation"),
+    )
+    return finish(
+        "tokens",
+        rows=[row],
+        plan=Plan.of({"other inputs": (1, 1)}),
+        environment=environment(),
+        first_divergence=FirstDivergence(tap=row.tap, why=why, suspects="", row=row),
+        inputs=inputs,
+    )
+
+
 def _reasons(run: Comparison) -> list[Reason]:
     """Return a reason for each source that gave only unknown tokens.
 
@@ -232,7 +304,7 @@ def _reasons(run: Comparison) -> list[Reason]:
     silent = [
         row.tap
         for row in run.rows
-        if not row.error_ours and row.details["ids"] == row.details["unknown"]
+        if row.status is Status.PASS and row.details["ids"] == row.details["unknown"]
     ]
     if not run.rows:
         silent = ["no source"]
@@ -250,17 +322,20 @@ def _reasons(run: Comparison) -> list[Reason]:
 
 
 def _plan(run: Comparison, planned: int, pretokenizer: str) -> Plan:
-    strings: dict[str, int] = {}
+    compared: dict[str, int] = {}
     for row in run.rows:
-        strings[row.against] = strings.get(row.against, 0) + row.details["strings"]
+        kind = f"strings with {row.against}"
+        compared[kind] = compared.get(kind, 0) + row.details["strings"]
+    others = sum(row.details["inputs"] for row in run.others)
+    compared["other inputs"] = others
     exempt = [
         {"backend": run.theirs.name, "tap": what, "reason": why}
         for what, why in {**NOT_COMPARED[pretokenizer], **run.theirs.exempt}.items()
     ]
     return Plan(
-        planned=planned,
-        compared=sum(strings.values()),
-        per_backend={name: (count, count) for name, count in strings.items()},
+        planned=planned + others,
+        compared=sum(compared.values()),
+        per_backend={name: (count, count) for name, count in compared.items()},
         exempt=exempt,
     )
 
@@ -274,10 +349,11 @@ def _first(run: Comparison) -> FirstDivergence | None:
         why = "ids that were published are others, and both sides agree on them"
         return FirstDivergence(tap=failing.tap, why=why, suspects=_SUSPECT, row=failing)
     cause: Cause = first.details["cause"]
-    why = (
-        f"{cause.why}: {cause.text} has our ids {list(cause.ids_ours)}, and the reference's "
-        f"{list(cause.ids_theirs)} ({cause.character})"
-    )
+    of_ids = cause.ids_ours or cause.ids_theirs
+    ours: list[object] = [*(cause.ids_ours if of_ids else cause.words_ours)]
+    theirs: list[object] = [*(cause.ids_theirs if of_ids else cause.words_theirs)]
+    of = f" ({cause.character})" if cause.character else ""
+    why = f"{cause.why}: {cause.text} gives {ours}, and the reference has {theirs}{of}"
     return FirstDivergence(tap=first.tap, why=why, suspects=f"the step: {cause.step}", row=first)
 
 
@@ -289,22 +365,29 @@ _SHOWN = 2
 
 
 def sections(
-    rows: Sequence[Row],
-    differences: Sequence[Row],
+    run: Comparison,
     exempt: Sequence[Mapping[str, str]],
     identity: Mapping[str, Any],
     inputs: Mapping[str, Any],
 ) -> Iterator[Section]:
-    """Yield vocabulary and strings, a line for each source, and differences with their cause."""
+    """Yield vocabulary and strings, a line for each row, and differences with their cause."""
     yield Section(rows=list(_facts(identity, inputs)), folds=(1,))
     yield Section(
         columns=("source", "reference", *_COLUMNS, ""),
-        rows=[_cells(row) for row in rows],
+        rows=[_cells(row) for row in run.rows],
         right=range(2, 2 + len(_COLUMNS)),
         lines=[f"not compared, {entry['tap']}: {entry['reason']}" for entry in exempt],
     )
-    for tap in dict.fromkeys(row.tap for row in differences):
-        of_it = [row for row in differences if row.tap == tap]
+    yield Section(
+        columns=("other use", "reference", "inputs", "mismatches", ""),
+        rows=[
+            [row.tap, row.against, f"{row.details['inputs']:,}", *_mismatches(row)]
+            for row in run.others
+        ],
+        right=(2, 3),
+    )
+    for tap in dict.fromkeys(row.tap for row in run.differences):
+        of_it = [row for row in run.differences if row.tap == tap]
         yield from map(_difference, of_it[:_SHOWN])
         if len(of_it) > _SHOWN:
             more = f"and {len(of_it) - _SHOWN} more of {tap}; --format json has them all"
@@ -324,9 +407,12 @@ def _cells(row: Row) -> list[str]:
         "-" if counts["dropped"] is None else f"{counts['dropped']:,}",
         f"{counts['ids']:,}",
         f"{counts['unknown'] / counts['ids']:.2%}" if counts["ids"] else "-",
-        f"{row.error_ours or 0:,.0f}",
-        "ok" if row.status is Status.PASS else "DIFFERS",
+        *_mismatches(row),
     ]
+
+
+def _mismatches(row: Row) -> list[str]:
+    return [f"{row.error_ours or 0:,.0f}", "ok" if row.status is Status.PASS else "DIFFERS"]
 
 
 def _facts(identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -346,16 +432,15 @@ def _facts(identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[t
 def _difference(row: Row) -> Section:
     """Return the section of a difference: step, shortest string, both sides' words and ids."""
     cause: Cause = row.details["cause"]
-    return Section(
-        title=row.tap,
-        failed=True,
-        rows=[
-            ("why", cause.why),
-            ("character", cause.character),
-            ("shortest", cause.text),
-            ("ours", f"{' '.join(cause.words_ours)}  {list(cause.ids_ours)}"),
-            (row.against, f"{' '.join(cause.words_theirs)}  {list(cause.ids_theirs)}"),
-            ("strings", f"{row.details['strings']} of those that were shortened"),
-        ],
-        folds=(1,),
-    )
+    sides = (cause.words_ours, cause.ids_ours), (cause.words_theirs, cause.ids_theirs)
+    ours, theirs = (f"{' '.join(words)}  {list(ids) if ids else ''}" for words, ids in sides)
+    facts = [
+        ("why", cause.why),
+        ("character", cause.character),
+        ("shortest", cause.text),
+        ("ours", ours),
+        (row.against, theirs),
+        ("strings", f"{row.details['strings']} of those that were shortened"),
+    ]
+    rows = [fact for fact in facts if fact[1].strip()]
+    return Section(title=row.tap, failed=True, rows=rows, folds=(1,))

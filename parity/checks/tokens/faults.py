@@ -1,22 +1,31 @@
-"""Faults of a tokenizer: wrong words of a text, or wrong merging of a word.
+"""Faults of a tokenizer, each a subclass of the right one with one thing wrong."""
 
-Nothing in `scratch_gpt` changes: a wrong splitting wraps the right one, and wrong merging is built
-from the right vocabulary.
-"""
+# ruff: noqa: D101, D102, PLR2004, SLF001 - each is described where it is registered,
+# and is put where the product has its code.
 
 import dataclasses
+import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, SupportsIndex
+from unittest.mock import patch
+
+import numpy as np
 
 from parity.checks.tokens.runners import CandidateTokenizer
 from parity.faults.registry import Fault, faults_of
+from scratch_gpt.tokenizer import bpe_trainer
+from scratch_gpt.tokenizer import tokenizer as product
 from scratch_gpt.tokenizer.bpe import END, BytePairs
 from scratch_gpt.tokenizer.original import OriginalPretokenizer
 from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, Word
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.tokenizer.unicode import Ranges, character_classes
-from scratch_gpt.tokenizer.vocabulary import Vocabulary
+from scratch_gpt.tokenizer.vocabulary import CONFIG, MERGES, Vocabulary
 
 Merged = Callable[[str], list[int]]
 """Returns the ids of a word's tokens."""
@@ -30,16 +39,13 @@ HUGGINGFACE, ORIGINAL = ("huggingface",), ("original",)
 class TokenizerFault(Fault):
     """A fault of a tokenizer; `at` is the step that the check must name.
 
-    `code` returns a wrong splitting, given the right one; or, where `merging` is true, wrong
-    merging, given the vocabulary.
+    `code` is the wrong tokenizer, a class.
 
     Attributes:
         of: The pretokenizers into which it can be injected.
-        merging: Whether merging is wrong, and not the splitting into words.
     """
 
     of: tuple[str, ...] = (*HUGGINGFACE, *ORIGINAL)
-    merging: bool = False
 
 
 # Wrong words.
@@ -64,14 +70,25 @@ class Rewritten:
         return self._rewrite(self._right.located(text), base)
 
 
-def rewritten(
-    rewrite: Rewrite, *, keeps_unknown: bool | None = None
-) -> Callable[[Pretokenizer], Pretokenizer]:
+def splitting(change: Callable[[Pretokenizer], Pretokenizer]) -> type[Tokenizer]:
+    """Return a fault: a tokenizer with another pretokenizer, given the right one."""
+
+    class Faulty(Tokenizer):
+        def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
+            super().__init__(vocabulary, pretokenizer=pretokenizer)
+            split = change(self._split)
+            self._as_given, self._normalized = self._finders(keeps_unknown=split.keeps_unknown)
+            self._split = split
+
+    return Faulty
+
+
+def rewritten(rewrite: Rewrite, *, keeps_unknown: bool | None = None) -> type[Tokenizer]:
     """Return a fault: a pretokenizer whose words are changed afterwards."""
-    return lambda right: Rewritten(right, rewrite, keeps_unknown=keeps_unknown)
+    return splitting(lambda right: Rewritten(right, rewrite, keeps_unknown=keeps_unknown))
 
 
-def respelled(changed: Callable[[str, str], str]) -> Callable[[Pretokenizer], Pretokenizer]:
+def respelled(changed: Callable[[str, str], str]) -> type[Tokenizer]:
     """Return a fault: each letter becomes `changed(letter, source)`, `source` being the text's."""
 
     def rewrite(words: list[Word], base: str) -> list[Word]:
@@ -107,7 +124,7 @@ def _filled(word: Word, base: str) -> Word:
     return Word("".join(c for _, c, _ in both), [s for s, _, _ in both], [e for _, _, e in both])
 
 
-def joined_at(kind: str) -> Callable[[Pretokenizer], Pretokenizer]:
+def joined_at(kind: str) -> type[Tokenizer]:
     """Return a fault: words that touch at a character of a kind are joined."""
 
     def rewrite(words: list[Word], _base: str) -> list[Word]:
@@ -170,6 +187,25 @@ def _(words: list[Word], base: str) -> list[Word]:
     return [Word(w.text, [before[s] for s in w.starts], [before[e] for e in w.ends]) for w in words]
 
 
+@TokenizerFault.register(
+    "no-break-space-kept",
+    "a no-break space stays in its word",
+    at="white space",
+    of=HUGGINGFACE,
+)
+@rewritten
+def _(words: list[Word], base: str) -> list[Word]:
+    made = words[:1]
+    for word in words[1:]:
+        one, start, end = made[-1], made[-1].ends[-1], word.starts[0]
+        if base[start:end] == "\xa0":
+            text = f"{one.text}\xa0{word.text}"
+            made[-1] = Word(text, [*one.starts, start, *word.starts], [*one.ends, end, *word.ends])
+        else:
+            made.append(word)
+    return made
+
+
 @TokenizerFault.register("newline-dropped", "newlines are spaces", at="newlines", of=ORIGINAL)
 @rewritten
 def _(words: list[Word], _base: str) -> list[Word]:
@@ -189,16 +225,14 @@ TokenizerFault.register(
 )(rewritten(_unchanged, keeps_unknown=True))
 
 
-def prepared(
-    prepare: Callable[[OriginalPretokenizer, str], str],
-) -> Callable[[Pretokenizer], Pretokenizer]:
+def prepared(prepare: Callable[[OriginalPretokenizer, str], str]) -> type[Tokenizer]:
     """Return a fault: the original pretokenizer with another preparation of its text."""
 
     class Other(OriginalPretokenizer):
         def standardized(self, text: str) -> str:
             return prepare(OriginalPretokenizer(), text)
 
-    return lambda _right: Other()
+    return splitting(lambda _right: Other())
 
 
 TokenizerFault.register(
@@ -216,6 +250,17 @@ TokenizerFault.register(
 # Wrong merging.
 
 
+def merging(build: Callable[[Vocabulary], Merged]) -> type[Tokenizer]:
+    """Return a fault: a tokenizer that merges in another way, given the vocabulary."""
+
+    class Faulty(Tokenizer):
+        def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
+            super().__init__(vocabulary, pretokenizer=pretokenizer)
+            self._pieces._pairs = SimpleNamespace(merged=build(vocabulary))  # type: ignore[assignment]
+
+    return Faulty
+
+
 def _right(vocabulary: Vocabulary) -> BytePairs:
     return BytePairs(vocabulary.ids, vocabulary.merges, unknown=vocabulary.ids[UNKNOWN])
 
@@ -224,8 +269,8 @@ def _right(vocabulary: Vocabulary) -> BytePairs:
     "header-counted",
     "the merges' header counts as a merge, and products have the id after theirs",
     at="ids",
-    merging=True,
 )
+@merging
 def _(vocabulary: Vocabulary) -> Merged:
     products = {one + two for one, two in vocabulary.merges}
     size = len(vocabulary.tokens)
@@ -234,15 +279,21 @@ def _(vocabulary: Vocabulary) -> Merged:
 
 
 @TokenizerFault.register(
-    "last-merge-dropped", "the last merge is not read", at="merges", merging=True
+    "last-merge-dropped",
+    "the last merge is not read",
+    at="merges",
 )
+@merging
 def _(vocabulary: Vocabulary) -> Merged:
     return BytePairs(vocabulary.ids, vocabulary.merges[:-1], unknown=vocabulary.ids[UNKNOWN]).merged
 
 
 @TokenizerFault.register(
-    "leftmost-first", "merges go from left to right and not by rank", at="merges", merging=True
+    "leftmost-first",
+    "merges go from left to right and not by rank",
+    at="merges",
 )
+@merging
 def _(vocabulary: Vocabulary) -> Merged:
     pairs = set(vocabulary.merges)
 
@@ -258,22 +309,23 @@ def _(vocabulary: Vocabulary) -> Merged:
 
 
 @TokenizerFault.register(
-    "no-end-of-word", "the last letter of a word has no </w>", at="end of word", merging=True
+    "no-end-of-word",
+    "the last letter of a word has no </w>",
+    at="end of word",
 )
+@merging
 def _(vocabulary: Vocabulary) -> Merged:
     right = _right(vocabulary)
 
     return lambda word: right.merged(f"{word}\uffff")[:-1]
 
 
-TokenizerFault.register(
-    "unknown-is-one", "unknown characters have id 1", at="unknown characters", merging=True
-)(lambda vocabulary: BytePairs(vocabulary.ids, vocabulary.merges, unknown=1).merged)
+TokenizerFault.register("unknown-is-one", "unknown characters have id 1", at="unknown characters")(
+    merging(lambda vocabulary: BytePairs(vocabulary.ids, vocabulary.merges, unknown=1).merged)
+)
 
 
-def unknown_where(
-    kept: Callable[[int, list[int], int], bool],
-) -> Callable[[Vocabulary], Merged]:
+def unknown_where(kept: Callable[[int, list[int], int], bool]) -> type[Tokenizer]:
     """Return a fault: only tokens for which `kept(place, ids, unknown)` is true remain."""
 
     def faulty(vocabulary: Vocabulary) -> Merged:
@@ -285,70 +337,358 @@ def unknown_where(
 
         return merged
 
-    return faulty
+    return merging(faulty)
 
 
 TokenizerFault.register(
-    "unknown-dropped", "unknown characters have no id", at="unknown characters", merging=True
+    "unknown-dropped", "unknown characters have no id", at="unknown characters"
 )(unknown_where(lambda at, ids, unknown: ids[at] != unknown))
 
 TokenizerFault.register(
     "unknown-fused",
     "unknown characters beside each other have one id",
     at="unknown characters",
-    merging=True,
 )(unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]))
 
 
-class FaultyTokenizer(Tokenizer):
-    """A copy of a right tokenizer with wrong words or wrong merging."""
+@TokenizerFault.register(
+    "ids-in-16-bits", "the ids of a word are kept in a signed type of 16 bits", at="ids"
+)
+@merging
+def _(vocabulary: Vocabulary) -> Merged:
+    right = _right(vocabulary)
+    return lambda word: np.array(right.merged(word)).astype(np.int16).tolist()
 
-    def __init__(self, right: Tokenizer, split: Pretokenizer, merged: Merged) -> None:
-        super().__init__(right.vocabulary, pretokenizer=right.pretokenizer)
-        self._words, self._merged = split, merged
-        self._special = right.vocabulary.ids[UNKNOWN]
-        self._as_given, self._normalized = self._finders(keeps_unknown=split.keeps_unknown)
 
+# Long words.
+
+
+@TokenizerFault.register(
+    "long-cut", "a word is cut after each 64 characters, wherever that is", at="long words"
+)
+@merging
+def _(vocabulary: Vocabulary) -> Merged:
+    right = _right(vocabulary)
+
+    def merged(word: str) -> list[int]:
+        *parts, last = (word[at : at + 64] for at in range(0, len(word), 64))
+        return [
+            *chain(*(right.merged(f"{part}\uffff")[:-1] for part in parts)),
+            *right.merged(last),
+        ]
+
+    return merged
+
+
+@TokenizerFault.register(
+    "long-cut-before-end",
+    "long words are cut between characters that are neighbors only in tokens that end a word",
+    at="long words",
+)
+@merging
+def _(vocabulary: Vocabulary) -> Merged:
+    right = _right(vocabulary)
+    inner = (token for token in vocabulary.tokens if not token.endswith(END))
+    right.__dict__["_neighbors"] = {t[at : at + 2] for t in inner for at in range(len(t) - 1)}
+    return right.merged
+
+
+@TokenizerFault.register(
+    "long-unknown", "a word of more than 100 characters is the unknown token", at="long words"
+)
+@merging
+def _(vocabulary: Vocabulary) -> Merged:
+    right = _right(vocabulary)
+    return lambda word: right.merged(word) if len(word) <= 100 else [vocabulary.ids[UNKNOWN]]
+
+
+# The cache of words.
+
+
+def cached_by(key: Callable[[str], str]) -> type[Tokenizer]:
+    """Return a fault: a cache with another key than the word."""
+
+    class Kept(product._Pieces):
+        def __getitem__(self, word: str) -> tuple[int, ...]:
+            if key(word) not in self:
+                self[key(word)] = tuple(self._pairs.merged(word))
+            return super().__getitem__(key(word))
+
+    return caching(Kept)
+
+
+def caching(kind: type[product._Pieces]) -> type[Tokenizer]:
+    """Return a fault: a tokenizer with another cache."""
+
+    class Faulty(Tokenizer):
+        def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
+            super().__init__(vocabulary, pretokenizer=pretokenizer)
+            self._pieces = kind(self._pieces._pairs)
+
+    return Faulty
+
+
+TokenizerFault.register(
+    "cache-by-beginning", "the cache holds words by their first 16 letters", at="word cache"
+)(cached_by(lambda word: word[:16]))
+
+TokenizerFault.register(
+    "cache-by-letters", "the cache holds words by their letters in any order", at="word cache"
+)(cached_by(lambda word: "".join(sorted(word))))
+
+TokenizerFault.register(
+    "cache-by-hash", "the cache holds words by a hash of 16 bits", at="word cache"
+)(cached_by(lambda word: f"{zlib.crc32(word.encode()) & 0xFFFF}"))
+
+
+@TokenizerFault.register(
+    "cache-evicts-wrong",
+    "a word that finds the cache full gets the newest one's ids",
+    at="word cache",
+)
+@caching
+class CacheEvictsWrong(product._Pieces):
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        full = len(self) >= product._MOST_KEPT
+        return self.popitem()[1] if full else super().__missing__(word)
+
+
+@TokenizerFault.register(
+    "cache-given-away", "encode returns its own list, which the caller can change", at="word cache"
+)
+class CacheGivenAway(Tokenizer):
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text."""
-        return self.encode_with_offsets(text)[0]
+        kept: dict[str, list[int]] = self.__dict__.setdefault("kept", {})
+        return kept.setdefault(text, super().encode(text))
+
+
+# Offsets.
+
+
+class _Moved(Tokenizer):
+    """A tokenizer whose offsets are changed by `moved`."""
+
+    @staticmethod
+    def moved(start: int, end: int) -> tuple[int, int]:
+        raise NotImplementedError
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the ids of a text and their places."""
-        ids: list[int] = []
-        places: list[tuple[int, int]] = []
-        start = 0
-        parts = self._located(text) if self._normalized else self._as_given.split(text)
-        found = [part for part in parts if not isinstance(part, Word) and part[2] is not None]
-        for first, end, number in [*found, (len(text), len(text), None)]:
-            for word in self._words.located(text[start:first]):
-                pieces = self._merged(word.text)
-                ids += pieces
-                places += [(start + one, start + two) for one, two in self._places(pieces, word)]
-            if number is not None:
-                ids.append(number)
-                places.append((first, end))
-            start = end
-        return ids, places
+        ids, offsets = super().encode_with_offsets(text)
+        return ids, [self.moved(*place) for place in offsets]
 
-    def _places(self, pieces: Sequence[int], word: Word) -> Iterator[tuple[int, int]]:
-        """Yield the places of tokens, none beyond the word: wrong tokens may be too long."""
-        first, last = 0, len(word.text) - 1
-        for piece in pieces:
-            known = piece != self._special and piece < self.vocab_size
-            length = len(self.vocabulary.tokens[piece].removesuffix(END)) if known else 1
-            end = min(first + length - 1, last)
-            yield word.starts[min(first, last)], word.ends[end]
-            first += length
+
+@TokenizerFault.register(
+    "ends-included", "an offset's end is the last character", at="places", of=HUGGINGFACE
+)
+class EndsIncluded(_Moved):
+    @staticmethod
+    def moved(start: int, end: int) -> tuple[int, int]:
+        return start, end - 1
+
+
+@TokenizerFault.register(
+    "places-of-parts", "places count from the last special token", at="places", of=HUGGINGFACE
+)
+class PlacesOfParts(Tokenizer):
+    def _located(self, text: str) -> Iterator[Word | tuple[int, int, int]]:
+        for start, end, number in self._as_given.split(text):
+            if number is not None:
+                yield start, end, number
+            else:
+                yield from self._split.located(text[start:end])
+
+
+# Exceptions.
+
+
+@TokenizerFault.register(
+    "raises-at-pictures", "encode raises an error at characters beyond U+FFFF", at="exception"
+)
+class RaisesAtPictures(Tokenizer):
+    def encode(self, text: str) -> list[int]:
+        if any(ord(character) > 0xFFFF for character in text):
+            raise OverflowError("unsigned short is greater than maximum")
+        return super().encode(text)
+
+
+@TokenizerFault.register(
+    "raises-at-unknown", "decode raises an error at the unknown token", at="exception"
+)
+class RaisesAtUnknown(Tokenizer):
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        spelled = {token: token for token in self.vocabulary.tokens if token != UNKNOWN}
+        return "".join(spelled[token] for token in self.tokens(ids))
+
+
+# Decoding.
+
+
+@TokenizerFault.register("decoded-without-spaces", "words are not separated", at="decode")
+class DecodedWithoutSpaces(Tokenizer):
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        return super().decode(ids).replace(" ", "")
+
+
+@TokenizerFault.register("decoded-with-last-space", "a space ends the text", at="decode")
+class DecodedWithLastSpace(Tokenizer):
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        return "".join(token.replace(END, " ") for token in self.tokens(ids))
+
+
+@TokenizerFault.register("decoded-without-unknown", "unknown tokens are left out", at="decode")
+class DecodedWithoutUnknown(Tokenizer):
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        return super().decode(number for number in ids if number != self._unknown)
+
+
+@TokenizerFault.register("decoded-end-kept", "the last token keeps its </w>", at="decode")
+class DecodedEndKept(Tokenizer):
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        *others, last = self.tokens(ids) or [""]
+        return "".join(token.replace(END, " ") for token in others) + last
+
+
+@TokenizerFault.register("decoded-in-16-bits", "decode takes ids modulo 65,536", at="ids")
+class DecodedIn16Bits(Tokenizer):
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        return super().decode(int(number) & 0xFFFF for number in ids)
+
+
+@TokenizerFault.register("decoded-from-the-end", "a negative id is accepted", at="other inputs")
+class DecodedFromTheEnd(Tokenizer):
+    def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:
+        return [self.vocabulary.all_tokens[number] for number in ids]
+
+
+# Batches.
+
+
+@TokenizerFault.register(
+    "batch-by-length",
+    "rows come from short to long, and not in the order of the texts",
+    at="encode_batch",
+)
+class BatchByLength(Tokenizer):
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        return sorted(super().encode_batch(texts), key=len)
+
+
+@TokenizerFault.register("batch-without-empty", "a text without ids has no row", at="encode_batch")
+class BatchWithoutEmpty(Tokenizer):
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        return [row for row in super().encode_batch(texts) if row]
+
+
+@TokenizerFault.register("batch-padded", "rows are filled up to the longest", at="encode_batch")
+class BatchPadded(Tokenizer):
+    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
+        rows = super().encode_batch(texts)
+        longest = max(map(len, rows), default=0)
+        return [row + [self._unknown] * (longest - len(row)) for row in rows]
+
+
+# Training.
+
+
+def training(target: object, name: str, value: object) -> type[Tokenizer]:
+    """Return a fault: a tokenizer for whose training a part of a module has another value."""
+
+    class Faulty(Tokenizer):
+        @classmethod
+        def train(cls, *given: Any, **how: Any) -> Tokenizer:  # noqa: ANN401 - passed on
+            with patch.object(target, name, value):
+                return super().train(*given, **how)
+
+    return Faulty
+
+
+def _last_of_equals(pairs: bpe_trainer._Pairs) -> tuple[str, str] | None:
+    count, pair = max(((n, pair) for pair, n in pairs._counts.items()), default=(0, None))
+    return pair if count >= bpe_trainer._FEWEST else None
+
+
+TokenizerFault.register(
+    "ties-to-the-last",
+    "of equally frequent pairs the last in code-point order is merged",
+    at="training",
+)(training(bpe_trainer._Pairs, "most_frequent", _last_of_equals))
+
+TokenizerFault.register("merged-once", "pairs that occur once are merged, too", at="training")(
+    training(bpe_trainer, "_FEWEST", 1)
+)
+
+TokenizerFault.register(
+    "words-counted-once", "a frequent word counts as a rare one", at="training"
+)(
+    training(
+        product,
+        "train_merges",
+        lambda words, **how: bpe_trainer.train_merges(dict.fromkeys(words, 1), **how),
+    )
+)
+
+
+def _only_more(pairs: bpe_trainer._Pairs, place: int, times: int) -> None:
+    if times > 0:
+        _COUNT(pairs, place, times)
+
+
+_COUNT = bpe_trainer._Pairs._count
+TokenizerFault.register(
+    "counts-not-lowered", "after a merge the pairs it broke up keep their counts", at="training"
+)(training(bpe_trainer._Pairs, "_count", _only_more))
+
+TokenizerFault.register(
+    "merged-from-the-right", "in a word a pair is merged from right to left", at="training"
+)(
+    training(
+        bpe_trainer,
+        "_merged",
+        lambda pieces, pair, right=bpe_trainer._merged: (
+            right(pieces, pair) if pair[0] != pair[1] else _from_the_right(pieces, pair)
+        ),
+    )
+)
+
+
+def _from_the_right(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    made: list[str] = []
+    for piece in reversed(pieces):
+        if made and (piece, made[-1]) == pair:
+            made[-1] = piece + made[-1]
+        else:
+            made.append(piece)
+    return made[::-1]
+
+
+# Files.
+
+
+@TokenizerFault.register(
+    "first-merge-not-saved", "the first merge is overwritten by the header", at="files"
+)
+class FirstMergeNotSaved(Tokenizer):
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        super().save_pretrained(directory)
+        path = Path(directory) / MERGES
+        header, _first, *rest = path.read_text(encoding="utf-8").split("\n")
+        path.write_text("\n".join([header, *rest]), encoding="utf-8", newline="\n")
+
+
+@TokenizerFault.register(
+    "pretokenizer-not-saved", "the pretokenizer's name is not saved", at="files", of=ORIGINAL
+)
+class PretokenizerNotSaved(Tokenizer):
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+        super().save_pretrained(directory)
+        (Path(directory) / CONFIG).write_text("{}", encoding="utf-8")
 
 
 TOKENIZER_FAULTS = faults_of(TokenizerFault)
 """Every fault of a tokenizer by name."""
 
 
-def inject(right: Tokenizer, split: Pretokenizer, name: str) -> CandidateTokenizer:
-    """Return our side with a fault; `split` is the right tokenizer's pretokenizer."""
-    chosen, vocabulary = TOKENIZER_FAULTS[name], right.vocabulary
-    words = split if chosen.merging else chosen.code(split)
-    merged = chosen.code(vocabulary) if chosen.merging else _right(vocabulary).merged
-    return CandidateTokenizer(FaultyTokenizer(right, words, merged), words)
+def inject(right: Tokenizer, name: str) -> CandidateTokenizer:
+    """Return our side with a fault."""
+    kind: type[Tokenizer] = TOKENIZER_FAULTS[name].code
+    return CandidateTokenizer(kind(right.vocabulary, pretokenizer=right.pretokenizer))

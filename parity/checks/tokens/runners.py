@@ -6,21 +6,24 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from huggingface_hub import constants
 
 from parity.checkpoints.huggingface_files import VOCABULARY_FILES
-from parity.errors import EnvironmentUnfitError, InputRejectedError
+from parity.errors import EnvironmentUnfitError, InputRejectedError, message_of
 from reference import compat, hub, published
 from reference.huggingface_tokenizer import STEPS, Encoding, HuggingFaceTokenizer, words_without
-from reference.original_tokenizer import OriginalTokenizer, prepare_text
-from scratch_gpt.tokenizer.pretokenizers import UNKNOWN, Pretokenizer, pretokenizer_named
+from reference.original_tokenizer import OriginalTokenizer, decode, prepare_text
+from scratch_gpt.errors import CommandError
+from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
-from scratch_gpt.tokenizer.vocabulary import SINGLE_FILE, files_read, write_vocabulary
+from scratch_gpt.tokenizer.vocabulary import SINGLE_FILE, Vocabulary, files_read, write_vocabulary
+
+T = TypeVar("T")
 
 
 class ReferenceTokenizer(Protocol):
@@ -35,6 +38,11 @@ class ReferenceTokenizer(Protocol):
     steps: tuple[str, ...]
 
     @property
+    def respelled(self) -> frozenset[int]:
+        """Return the ids whose text is not compared."""
+        ...
+
+    @property
     def added(self) -> Mapping[int, str]:
         """Return the texts of its added tokens by id; `<unk>` may be among them."""
         ...
@@ -42,6 +50,15 @@ class ReferenceTokenizer(Protocol):
     @property
     def exempt(self) -> Mapping[str, str]:
         """Its parts that are replaced and so not compared, each with the reason."""
+        ...
+
+    @property
+    def tokens(self) -> Mapping[int, str]:
+        """Return every token by id."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
@@ -57,35 +74,77 @@ class ReferenceTokenizer(Protocol):
         ...
 
 
-INCONSISTENT = Encoding((-1,), ())
-"""Our encoding if `encode` and `encode_with_offsets` give different ids; it equals no reference."""
+@dataclasses.dataclass(frozen=True)
+class Raised:
+    """An exception where a result is due; `error` is its type and message in ASCII."""
+
+    error: str
+
+
+def attempt(function: Callable[..., T], *given: Any) -> T | Raised:  # noqa: ANN401 - of any function
+    """Return the result of a function of either side, or its exception."""
+    try:
+        return function(*given)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a panic of Rust is no Exception
+        message = ascii(message_of(error)[:200])[1:-1]
+        return Raised(f"{type(error).__name__}: {message}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrong(Encoding):
+    """An encoding that cannot be right, whatever the reference gives: the step, and the reason."""
+
+    step: str
+    why: str
 
 
 class CandidateTokenizer:
-    """This project's tokenizer; `pretokenizer` replaces the tokenizer's own one."""
+    """This project's tokenizer."""
 
     name = "ours"
 
-    def __init__(self, tokenizer: Tokenizer, pretokenizer: Pretokenizer | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.pretokenizer = pretokenizer or pretokenizer_named(tokenizer.pretokenizer)
+
+    def fresh(self, vocabulary: Vocabulary | None = None) -> Tokenizer:
+        """Return such a tokenizer with an empty cache, of another vocabulary if one is given."""
+        mine = self.tokenizer
+        return type(mine)(vocabulary or mine.vocabulary, pretokenizer=mine.pretokenizer)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
-        """Return every text's ids and offsets; `INCONSISTENT` if the two methods differ."""
+        """Return every text's ids and offsets, `Wrong` if its ways to encode differ or raise."""
         return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> Encoding:
-        ids = self.tokenizer.encode(text)
-        again, places = self.tokenizer.encode_with_offsets(text)
-        return Encoding(tuple(ids), tuple(places)) if again == ids else INCONSISTENT
+        given = attempt(self.tokenizer.encode, text)
+        if isinstance(given, Raised):
+            return Wrong((), None, "exception", f"our encode raises {given.error}")
+        if kinds := {type(given), *map(type, given)} - {list, int}:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            return Wrong((), None, "ids", f"encode does not return a list of int, but has {names}")
+        ids = tuple(given)
+        again = attempt(self.tokenizer.encode, text)
+        if again is given or again != given:
+            what = "its own list, which the caller can change" if again is given else "other ids"
+            return Wrong(ids, None, "word cache", f"encode gives a text the second time {what}")
+        located = attempt(self.tokenizer.encode_with_offsets, text)
+        if isinstance(located, Raised):
+            return Wrong(ids, None, "exception", f"our encode_with_offsets raises {located.error}")
+        if located[0] != given:
+            why = "encode and encode_with_offsets do not give the same ids"
+            return Wrong(ids, None, "ids", why)
+        return Encoding(ids, tuple(located[1]))
 
     def words(self, text: str) -> list[str]:
         """Return the words of a text; a special token is a word of its own."""
         found: list[str] = []
-        parts = text.split(UNKNOWN) if self.pretokenizer.keeps_unknown else [text]
+        pretokenizer = self.tokenizer._split  # noqa: SLF001 - the one that it splits with
+        parts = text.split(UNKNOWN) if pretokenizer.keeps_unknown else [text]
         for number, part in enumerate(parts):
             found += [UNKNOWN] if number else []
-            found += self.pretokenizer.words(part)
+            found += pretokenizer.words(part)
         return found
 
 
@@ -97,16 +156,46 @@ class HuggingFace(HuggingFaceTokenizer):
 
     @property
     def exempt(self) -> Mapping[str, str]:
-        """The version's own normalizer, if BERT's replaces it."""
+        """The version's own normalizer, if BERT's replaces it, and the tokens it respells."""
+        why = "the library's decoder gives the normalized text of such an added token"
+        found = {f"decoding of {self.added[n]!a}": why for n in sorted(self.respelled)}
         if not self.replaced:
-            return {}
+            return found
         why = compat.DIFFERENCES["normalizer of three"].why
         what = f"the {self.replaced} of transformers {compat.describe('transformers')}"
-        return {what: f"the reference uses BERT's normalizer instead; {why}"}
+        return found | {what: f"the reference uses BERT's normalizer instead; {why}"}
+
+    @functools.cached_property
+    def tokens(self) -> Mapping[int, str]:
+        """Every token by id."""
+        return dict(enumerate(self.pieces(range(len(self.tokenizer))))) | self.added
+
+    @functools.cached_property
+    def respelled(self) -> frozenset[int]:
+        """The ids of added tokens whose text is another in the library's decoder."""
+        return frozenset(n for n, text in self.added.items() if self.pieces([n]) != [text])
 
     def words_without(self, step: str, text: str) -> list[str]:
         """Return the words with one step of the normalizer left out."""
         return words_without(step, text)
+
+
+class NotMadeError(Exception):
+    """Our tokenizer could not be made, by no fault of the files: the method, and its error."""
+
+
+@contextlib.contextmanager
+def making(
+    method: str, given: tuple[type[Exception], ...] = (CommandError, OSError)
+) -> Iterator[None]:
+    """Raise errors of the method that makes our tokenizer, but those of what was given to it."""
+    try:
+        yield
+    except given:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {message_of(error)}"
+        raise NotMadeError(method, f"our Tokenizer.{method} raises {found}") from error
 
 
 class ReleaseTokenizer:
@@ -119,13 +208,19 @@ class ReleaseTokenizer:
     name = "transcription"
     steps: tuple[str, ...] = ("newlines", "text repair", "lower case")
     exempt: Mapping[str, str] = MappingProxyType({})
+    respelled: frozenset[int] = frozenset()
 
     def __init__(
         self, vocabulary: Path, merges: Path, added: Mapping[int, Any] = MappingProxyType({})
     ) -> None:
         self._slow = OriginalTokenizer(vocabulary, merges, added=added)
         self.added = {number: str(token) for number, token in added.items()}
+        self.tokens = {number: token for token, number in self._slow.ids.items()} | self.added
         self._ids = functools.lru_cache(1 << 16)(self._ids_of)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids, by its definition: the release has no decoder."""
+        return decode(self.tokens, ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
         """Return every text's ids."""
@@ -231,6 +326,7 @@ def choose_vocabulary(
         InputRejectedError: The folder or the weights have no vocabulary, or do not exist.
         EnvironmentUnfitError: The released vocabulary is required and not in the cache.
         CheckpointError: There is only a `tokenizer.json`, and it is not GPT-1's.
+        NotMadeError: Our tokenizer cannot be trained.
     """
     if directory is not None:
         yield _required(directory, f"--vocabulary {directory}", f"{directory}")
@@ -239,7 +335,9 @@ def choose_vocabulary(
         yield found
         return
     with tempfile.TemporaryDirectory() as name:
-        Tokenizer.train(texts, merges=MERGES).save_pretrained(name)
+        with making("train", given=()):
+            Tokenizer.train(texts, merges=MERGES).save_pretrained(name)
+            Tokenizer.from_pretrained(name)
         source = f"trained for this run: {MERGES:,} merges of the standard library's words"
         yield _required(Path(name), "the trained one", source)
 

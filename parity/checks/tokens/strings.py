@@ -2,9 +2,12 @@
 
 import functools
 import random
+import string
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
+from parity.checks.tokens.diagnosis import LONG
 from parity.options import TokensOptions
 from reference.published_token_ids import PUBLISHED
 from scratch_gpt.data import corpus
@@ -162,6 +165,41 @@ _STRANGE = "\u0e01"
 """A Thai letter."""
 
 
+def long_words(tokens: Sequence[str], *, seed: int) -> list[str]:
+    """Return words that are longer than those that are taken as a whole.
+
+    Some have every two letters that are neighbors in a token, and that token's merges. Others are
+    tokens in a row, of every length around the limit.
+    """
+    draw = random.Random(f"{seed}/long")  # noqa: S311 - nothing secret depends on it
+    seen: set[str] = set()
+    found = []
+    around = _STRANGE * LONG
+    for token in tokens:
+        pairs = {token[at : at + 2] for at in range(len(token) - 1)}
+        if not pairs <= seen:
+            after = "" if token.endswith(END) else around
+            found.append(around + token.removesuffix(END) + after)
+        seen |= pairs
+    spelled = [token.removesuffix(END) for token in tokens]
+    plain = [token for token in spelled if token.isascii() and token.isalpha()] or ["a"]
+    for length in (*range(LONG - 4, 3 * LONG), 500, 4_000):
+        word = "".join(draw.choice(plain) for _ in range(length))[:length]
+        found += [
+            word,
+            word[: length // 2] + word[0] * (length // 2),
+            word[:-1] + draw.choice("ae"),
+        ]
+    return found
+
+
+def many_words() -> list[str]:
+    """Return texts with more words than our tokenizer keeps in its cache."""
+    letters = string.ascii_lowercase
+    words = ["".join(word) for word in product("abcdefgh", letters, letters, letters)]
+    return [" ".join(words[start : start + 1_000]) for start in range(0, len(words), 1_000)]
+
+
 _ENOUGH = 1_000_000
 """Characters of the standard library's docstrings that are compared without a corpus."""
 
@@ -178,9 +216,12 @@ def sources(options: TokensOptions, tokenizer: Tokenizer) -> dict[str, list[str]
     return {
         "hand-picked": list(HAND_PICKED),
         "tokens as words": words_of_tokens(tokenizer.vocabulary.tokens, END),
+        "long words": long_words(tokenizer.vocabulary.tokens, seed=options.seed),
         **({"added tokens": strings_of_added(added, seed=options.seed)} if added else {}),
         **({"generated": drawn} if drawn else {}),
         "corpus": list(_paragraphs(options.corpus)),
+        # The cache is the same behind both pretokenizers, and spaCy takes long for so many words.
+        **({"many words": many_words()} if tokenizer.pretokenizer == "huggingface" else {}),
     }
 
 

@@ -2,12 +2,15 @@
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
@@ -18,6 +21,7 @@ from parity.checks.weights import weights as check_weights
 from parity.core.results import Report
 from parity.core.runners import build_huggingface, build_ours
 from scratch_gpt import GPT
+from scratch_gpt.checkpoint import checkpoint
 
 Change = Callable[[nn.Module], object]
 
@@ -223,3 +227,65 @@ def test_the_command_names_the_tensor(
     assert result.exit_code == 1
     assert result.stderr == ""
     assert "h.9.attn.c_attn.bias" in result.stdout
+
+
+# The models of `from_pretrained`.
+
+
+def swap_blocks(model: GPT) -> None:
+    one, two = model.h[2].state_dict(), model.h[10].state_dict()
+    copied = {name: tensor.clone() for name, tensor in one.items()}
+    model.h[2].load_state_dict(two)
+    model.h[10].load_state_dict(copied)
+
+
+def fail(_model: GPT) -> None:
+    raise KeyError("h.3")
+
+
+LOADED: dict[str, tuple[Change, str]] = {
+    "a square matrix transposed": (
+        lambda m: transpose(m.h[5].attn.c_proj),
+        "h.5.attn.c_proj.weight",
+    ),
+    "blocks swapped": (swap_blocks, "h.2."),
+    "a bias dropped": (lambda m: drop(m.h[7].mlp.c_fc), "h.7.mlp.c_fc.bias"),
+    "half precision": (lambda m: m.half(), "tokens_embed.weight"),
+    "one bit": (lambda m: flip_one_bit(m.h[3].ln_1.bias.data), "h.3.ln_1.bias"),
+    "an exception": (fail, "KeyError"),
+    "training mode": (lambda m: m.train(), "in training mode"),
+}  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("fault", LOADED)
+def test_a_fault_of_from_pretrained_is_found(
+    fault: str, check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change, named = LOADED[fault]
+    right = checkpoint.from_pretrained
+
+    def wrong(*given: Any, **how: Any) -> GPT:  # noqa: ANN401
+        model = right(*given, **how)
+        with torch.no_grad():
+            change(model)
+        return model
+
+    monkeypatch.setattr(checkpoint, "from_pretrained", wrong)
+    result = check("weights", "--weights", "tiny", "--format", "json")
+    found = json.loads(result.stdout)
+    differing = [row for row in found["results"] if row["status"] != "pass"]
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert named in result.stdout
+    assert {row["against"] for row in differing} <= {"from_pretrained"}
+
+
+def test_a_folder_is_loaded_where_it_is(
+    weights: Weights, ours: GPT, tmp_path: Path, check: Callable[..., Any]
+) -> None:
+    ours.save_pretrained(tmp_path)
+    result = check("weights", "--weights", tmp_path)
+    assert (result.exit_code, "146 of 146 tensors of from_pretrained" in result.stdout) == (0, True)
+    named = {"transformer." + name: torch.from_numpy(a) for name, a in weights.tensors.items()}
+    prefixed = {"module." + name: tensor for name, tensor in named.items()}
+    save_file(prefixed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert check("weights", "--weights", tmp_path).exit_code == 0

@@ -140,8 +140,7 @@ def test_a_fault_is_found_with_its_shortest_text(
 def test_other_faults_leave_added_tokens_alone(
     name: str, right: Tokenizer, theirs: HuggingFace
 ) -> None:
-    split = CandidateTokenizer(right).pretokenizer
-    side = inject(right, split, name)
+    side = inject(right, name)
     texts = ["[PAD]", " <mask>", "<sep> <cls>", "[PAD][PAD]"]
     assert side.encode_batch(texts) == theirs.encode_batch(texts)
 
@@ -178,6 +177,7 @@ def test_of_many_added_tokens_each_is_compared() -> None:
 def short(check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(strings, "HAND_PICKED", ("Café, don't", "<unk>"))
     monkeypatch.setattr(strings, "_library", lambda: iter(["Some text.\n\nAnd more."]))
+    monkeypatch.setattr(strings, "many_words", lambda: ["few words"])
     return lambda *arguments: check("tokens", "--num-strings", "30", *arguments)
 
 

@@ -21,14 +21,14 @@ from scratch_gpt import Tokenizer
 
 def test_a_source_is_counted(ours: CandidateTokenizer, theirs: ReferenceTokenizer) -> None:
     report = tokens(ours, theirs, {"mine": ["the \u200bthe", "中\x00", ""]})
-    (row,) = report.results
+    row = report.results[0]
     assert row.details["strings"] == 3
     assert row.details["characters"] == 10
     assert row.details["ids"] == 3
     assert row.details["unknown"] == 1
     assert row.details["dropped"] == 2
     assert row.details["places"]
-    assert report.plan.per_backend == {"huggingface": (3, 3)}
+    assert report.plan.per_backend["strings with huggingface"] == (3, 3)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_our_two_ways_to_encode_must_agree(sides: str, request: pytest.FixtureRe
 def test_strings_with_one_cause_are_one_row(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer
 ) -> None:
-    side = inject(ours.tokenizer, ours.pretokenizer, "case-kept")
+    side = inject(ours.tokenizer, "case-kept")
     report = tokens(side, theirs, {"mine": ["a Big one", "Bad", "so Old", "small"]})
     rows = [row for row in report.results if "cause" in row.details]
     assert [(row.details["cause"].text, row.details["strings"]) for row in rows] == [
@@ -84,9 +84,9 @@ def test_what_is_not_taken_apart_is_counted(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokens_check, "TAKEN_APART", 1)
-    side = inject(ours.tokenizer, ours.pretokenizer, "case-kept")
-    row, *differences = tokens(side, theirs, {"mine": ["A", "B", "C", "d"]}).results
-    assert (row.error_ours, len(differences)) == (3.0, 1)
+    side = inject(ours.tokenizer, "case-kept")
+    row, *others = tokens(side, theirs, {"mine": ["A", "B", "C", "d"]}).results
+    assert (row.error_ours, sum("cause" in row.details for row in others)) == (3.0, 1)
 
 
 def test_published_ids_are_another_reference(
@@ -100,7 +100,8 @@ def test_published_ids_are_another_reference(
     assert (cause.ids_ours, cause.ids_theirs) == (tuple(ours.tokenizer.encode("of")), (9,))
     tap = "published ids/published"
     assert report.exit_code == 1
-    assert report.plan.per_backend == {"huggingface": (1, 1), "published": (2, 2)}
+    assert report.plan.per_backend["strings with huggingface"] == (1, 1)
+    assert report.plan.per_backend["strings with published"] == (2, 2)
     assert report.first_divergence.tap == tap
     assert tokens(ours, theirs, {"mine": ["the"]}, published=rows[:1]).exit_code == 0
 
@@ -144,7 +145,7 @@ def test_watching_changes_nothing(ours: CandidateTokenizer, theirs: ReferenceTok
 def test_a_fault_moves_the_source_that_meets_it(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer, right: Tokenizer
 ) -> None:
-    wrong = inject(right, ours.pretokenizer, "accents-kept")
+    wrong = inject(right, "accents-kept")
     before, after = (
         {(entry.subject, entry.tap): entry for entry in report.fingerprints}
         for report in (tokens(side, theirs, SOURCES, fingerprints=True) for side in (ours, wrong))
@@ -162,6 +163,7 @@ Check = Callable[..., Any]
 def small(small_vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(strings, "HAND_PICKED", ("Café, don't", "a\u200bb", "<unk>"))
     monkeypatch.setattr(strings, "_library", lambda: iter(["Some text.\n\nAnd more."]))
+    monkeypatch.setattr(strings, "many_words", lambda: ["few words"])
     return ["tokens", "--vocabulary", str(small_vocabulary), "--num-strings", "20"]
 
 
@@ -169,10 +171,12 @@ def test_the_right_tokenizer_passes(small: list[str], check: Check, tmp_path: Pa
     file = tmp_path / "r.json"
     result = check(*small, "--output", str(file))
     found = json.loads(file.read_text(encoding="utf-8"))
-    sources = ["hand-picked", "tokens as words", "generated", "corpus"]
+    sources = ["hand-picked", "tokens as words", "long words", "generated", "corpus", "many words"]
     assert result.exit_code == 0
     assert found["verdict"] == "pass"
-    assert [row["tap"] for row in found["results"]] == sources
+    others = ["decode"] * 2 + ["encode_batch", "many ids", "training", "training, few merges"]
+    others += ["training", "files", "other inputs"]
+    assert [row["tap"] for row in found["results"]] == [*sources, *others]
     assert not found["identity"]["vocabulary"]["released"]
     assert found["identity"]["vocabulary"]["digest"][:16] in result.stdout
     assert result.stdout.splitlines()[-1].startswith("PASS")
@@ -255,3 +259,68 @@ def test_a_replaced_normalizer_is_reported(
     result = check(*small, "--num-strings", "0")
     line = f"not compared, the Sequence of transformers {compat.describe('transformers')}"
     assert (result.exit_code, line in result.stdout) == (0, bool(replaced))
+
+
+# Exceptions, and other uses than encoding.
+
+
+def failing(*_given: Any, **_how: Any) -> Any:  # noqa: ANN401
+    raise ZeroDivisionError("division by zero")
+
+
+@pytest.mark.parametrize(
+    ("method", "tap"),
+    [
+        ("encode", "hand-picked/exception"),
+        ("encode_with_offsets", "hand-picked/exception"),
+        ("decode", "decode/exception"),
+        ("encode_batch", "encode_batch/exception"),
+        ("train", "training/exception"),
+        ("save_pretrained", "files/exception"),
+    ],
+)
+def test_an_exception_of_ours_is_a_row(
+    method: str, tap: str, small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, method, failing)
+    result = check(*small, "--format", "json")
+    first = json.loads(result.stdout)["first_divergence"]
+    assert (result.exit_code, first["tap"]) == (1, tap)
+    assert (
+        f"our {method}" in first["why"]
+        or "our training raises" in first["why"]
+        or tap[:5] == "files"
+    )
+    assert "ZeroDivisionError: division by zero" in first["why"]
+
+
+def test_an_exception_of_the_reference_is_a_row(
+    small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = HuggingFaceTokenizer.encode_batch
+
+    def sometimes(self: HuggingFaceTokenizer, texts: list[str]) -> Any:  # noqa: ANN401
+        return failing() if any("\u200b" in text for text in texts) else right(self, texts)
+
+    monkeypatch.setattr(HuggingFaceTokenizer, "encode_batch", sometimes)
+    result = check(*small, "--num-strings", "0", "--format", "json")
+    found = json.loads(result.stdout)
+    (cause,) = (row["details"]["cause"] for row in found["results"] if "cause" in row["details"])
+    assert (result.exit_code, cause["text"]) == (1, "'\\u200b'")
+    assert "the reference, huggingface, raises ZeroDivisionError" in cause["why"]
+
+
+@pytest.mark.parametrize("method", ["train", "from_pretrained"])
+def test_a_tokenizer_that_cannot_be_made_is_a_row(
+    method: str, small: list[str], check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, method, failing)
+    words = ["tokens", "--weights", "tiny"] if method == "train" else small
+    result = check(*words)
+    assert result.exit_code == 1
+    assert f"our Tokenizer.{method} raises ZeroDivisionError" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("text", ["a", " ", "\u0e01", "<unk>", "\x00", "a" * 200])
+def test_one_text_never_ends_in_an_error(text: str, small: list[str], check: Check) -> None:
+    assert check(*small, "--text", text).exit_code in (0, 3)

@@ -65,6 +65,6 @@ def test_a_difference_is_cut_down(  # noqa: PLR0913 - a table's columns, and bot
     ours: CandidateTokenizer,
     theirs: ReferenceTokenizer,
 ) -> None:
-    side = inject(ours.tokenizer, ours.pretokenizer, name)
+    side = inject(ours.tokenizer, name)
     cause = cause_of(text, side, theirs)
     assert (step, shortest, character) == (cause.step, cause.text, cause.character[:6])

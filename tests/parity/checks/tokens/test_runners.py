@@ -26,6 +26,7 @@ Check = Callable[..., Any]
 def short(check: Check, monkeypatch: pytest.MonkeyPatch) -> Check:
     monkeypatch.setattr(strings, "HAND_PICKED", ("Café, don't", "<unk>"))
     monkeypatch.setattr(strings, "_library", lambda: iter(["Some text.\n\nAnd more."]))
+    monkeypatch.setattr(strings, "many_words", lambda: ["few words"])
     monkeypatch.setattr(runners, "MERGES", 9)
     return lambda *arguments: check("tokens", "--num-strings", "5", *arguments)
 
@@ -148,7 +149,7 @@ def test_any_text_is_encoded_alike(
 def test_few_texts_find_a_fault(
     name: str, ours: CandidateTokenizer, theirs: ReferenceTokenizer
 ) -> None:
-    wrong = inject(ours.tokenizer, ours.pretokenizer, name)
+    wrong = inject(ours.tokenizer, name)
 
     @settings(MANY, max_examples=300)
     @given(TEXT)
