@@ -166,8 +166,10 @@ def _places(wrong: Tensor, counts: Tensor, names: Sequence[str]) -> Iterator[str
         there = counts.sum(others) > 0 if others else counts
         at = is_wrong.nonzero().flatten().tolist()
         size = int(there.sum())
-        if not at or len(at) == size or (name == "token" and len(at) == size - 1 and at[0] == 1):
-            continue  # the first token attends to itself alone, whatever is wrong
+        # The first token attends to itself alone, and the last one predicts none.
+        usual = name == "token" and len(at) == size - 1 and at[-1] - at[0] == size - 2
+        if not at or len(at) == size or usual:
+            continue
         if len(at) > size // 2 and at[-1] - at[0] >= len(at):
             continue  # some are right by chance
         yield _part(at, len(is_wrong), name) + _meaning(at, len(is_wrong), name)

@@ -1,13 +1,15 @@
 """The forward check: every tap on every backend, in every mode, at both sizes; fingerprints."""
 
+import copy
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
@@ -18,11 +20,11 @@ from parity.core.comparison import Comparison
 from parity.core.fingerprints import Fingerprint, distance
 from parity.core.gates import REFERENCES, RunNames
 from parity.core.inputs import Inputs
-from parity.core.lockstep import Observations
+from parity.core.lockstep import Observations, Pass, capture
 from parity.core.metrics import Status
 from parity.core.patterns import LEFT_ON, RANDOM
 from parity.core.results import Mode, Report, Row, Verdict
-from parity.core.runners import build_huggingface, build_ours
+from parity.core.runners import build_huggingface, build_ours, candidate_run, huggingface_run
 from parity.core.taps import never_formed, taps
 from parity.core.tolerances import Bounds
 from parity.faults.forward import inject, with_tap
@@ -593,3 +595,69 @@ def test_a_rounding_error_is_no_wrong_formula(ours: GPT, theirs: OpenAIGPTLMHead
     assert report.first_divergence.tap == "h.4.attn.weights"
     words = "the function is right in float64: an operation here computes in bfloat16, or sums"
     assert report.first_divergence.suspects.startswith(words)
+
+
+# Which model each name in the observations belongs to.
+
+
+def test_each_name_belongs_to_its_model(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, str, torch.dtype]] = []
+    expected: dict[str, tuple[str, str, torch.dtype]] = {}
+
+    def note(cls: type[nn.Module]) -> None:
+        forward = cls.forward
+
+        def noted(self: nn.Module, *given: object, **named: object) -> object:
+            dtype = next(self.parameters()).dtype
+            ran.append((cls.__name__, str(getattr(self, "backend", "")), dtype))
+            return forward(self, *given, **named)
+
+        monkeypatch.setattr(cls, "forward", functools.wraps(forward)(noted))
+
+    note(GPT)
+    note(OpenAIGPTLMHeadModel)
+    walk = comparison.walk_in_lockstep
+
+    def walked(lockstep: Pass, **named: Any) -> Observations:  # noqa: ANN401
+        for subject in lockstep.subjects:
+            ran.clear()
+            capture(subject.run)
+            (expected[subject.name],) = ran
+        return walk(lockstep, **named)
+
+    monkeypatch.setattr(comparison, "walk_in_lockstep", walked)
+    assert layerwise(paths, theirs, ids_of(1, 3), modes=tuple(Mode)).verdict is Verdict.PASS
+    names = {"float64": torch.float64, "float32": torch.float32}
+    theirs_by_name = {
+        f"huggingface/{name}": ("OpenAIGPTLMHeadModel", "", dtype) for name, dtype in names.items()
+    }
+    ours_by_name = {
+        f"ours/{backend}/{name}": ("GPT", backend, dtype)
+        for name, dtype in names.items()
+        for backend in paths
+    }
+    assert expected == theirs_by_name | ours_by_name
+
+
+def test_the_second_reference_of_every_backend_is_hugging_face(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel
+) -> None:
+    """Its numbers are Hugging Face's to the bit, and those of our plain model are others."""
+    ids = ids_of(2, 37)
+    report = layerwise(paths, theirs, ids, modes=[Mode.FLOAT64])
+    second, own = (
+        capture(run(copy.deepcopy(model).double(), Inputs(token_ids=ids)))
+        for run, model in ((huggingface_run, theirs), (candidate_run, paths["plain"]))
+    )
+    for backend in paths:
+        rows = [
+            row for row in report.results if (row.backend, row.against) == (backend, "huggingface")
+        ]
+        equal, other = (
+            sum(row.value_against == float(one[row.tap][row.worst_index]) for row in rows)
+            for one in (second, own)
+        )
+        assert equal == len(rows)
+        assert other < 0.8 * len(rows)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
+from parity.checks.gradients.backward import backward, of_candidate, of_huggingface
 from parity.checks.gradients.check import gradients
 from parity.checks.gradients.faults import grafted
 from parity.checks.gradients.faults import inject as inject_backward
@@ -398,3 +399,62 @@ def test_a_fault_changes_no_gradient_before_it(
     changed = [tap for tap in right[key] if right[key][tap] != wrong[key][tap]]
     assert changed[0] == "h.3.mlp.c_fc"
     assert list(right[key])[-len(changed) :] == changed
+
+
+def test_the_reference_of_every_backend_is_hugging_face(
+    report: Report, theirs: OpenAIGPTLMHeadModel, ours: GPT
+) -> None:
+    """Its gradients are Hugging Face's to the bit, and those of our plain model are others."""
+    given = inputs.seeded(batch=2, time=37, vocab_size=211, seed=0)
+    found: list[dict[str, Tensor]] = []
+    for right, loss_of in ((theirs, of_huggingface), (ours, of_candidate)):
+        model = copy.deepcopy(right).double()
+        named = {n.removeprefix("transformer."): p for n, p in model.named_parameters()}
+        found.append({})
+        see = found[-1].setdefault
+        backward(loss_of(model, given), named, see=lambda n, g, see=see: see(n, g.clone()))
+    for backend, planned in PLANNED.items():
+        rows = [
+            row
+            for row in report.results
+            if row.backend == backend and row.mode is Mode.FLOAT64 and row.against != "oracle"
+        ]
+        equal, other = (
+            sum(row.value_against == float(one[row.tap][row.worst_index]) for row in rows)
+            for one in found
+        )
+        assert equal == len(rows) == planned - SLOPES
+        assert other < 0.5 * len(rows)
+
+
+class Narrow(nn.Module):
+    """A model whose gradient at one tap passes through another dtype."""
+
+    def __init__(self, model: GPT, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def named_parameters(self, *given: object, **named: object) -> object:  # type: ignore[override]
+        return self.model.named_parameters(*given, **named)  # type: ignore[arg-type]
+
+    def forward(self, *given: Tensor, tap: Callable[[str, Tensor], Tensor]) -> Tensor:
+        def narrowed(name: str, value: Tensor) -> Tensor:
+            if name == "h.6.mlp.gelu" and value.requires_grad:
+                value.register_hook(lambda gradient: gradient.to(self.dtype).to(gradient.dtype))
+            return tap(name, value)
+
+        return self.model(*given, tap=narrowed)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_narrower_type_has_words_at_a_gradient(
+    dtype: torch.dtype, ours: GPT, theirs: OpenAIGPTLMHeadModel
+) -> None:
+    ids = inputs.seeded(batch=2, time=7, vocab_size=211, seed=0).token_ids
+    candidate = Narrow(copy.deepcopy(ours), dtype)
+    report = gradients(candidate, theirs, ids, dtype="float64", select="h.*")
+    assert report.first_divergence is not None
+    assert report.first_divergence.tap == "h.6.mlp.gelu"
+    assert report.first_divergence.suspects == (
+        f"all of its values are numbers of {str(dtype)[6:]}: an operation computes in it"
+    )
