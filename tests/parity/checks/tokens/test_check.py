@@ -187,7 +187,7 @@ def test_a_fault_fails_and_is_named(small: list[str], check: Check) -> None:
     assert result.exit_code == 1
     for word in ("hand-picked/accents", "'\\xe9'", "U+00E9", "without this step: accents"):
         assert word in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("FAIL")
+    assert result.stdout.splitlines()[-2].startswith("FAIL")  # of a verdict of two lines
 
 
 def test_many_differences_are_folded(small: list[str], check: Check, tmp_path: Path) -> None:
@@ -286,11 +286,6 @@ def test_an_exception_of_ours_is_a_row(
     result = check(*small, "--format", "json")
     first = json.loads(result.stdout)["first_divergence"]
     assert (result.exit_code, first["tap"]) == (1, tap)
-    assert (
-        f"our {method}" in first["why"]
-        or "our training raises" in first["why"]
-        or tap[:5] == "files"
-    )
     assert "ZeroDivisionError: division by zero" in first["why"]
 
 
