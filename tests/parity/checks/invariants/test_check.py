@@ -1,6 +1,7 @@
 """Right models have every property; each fault violates its own, and is placed."""
 
 import dataclasses
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import parity
@@ -18,6 +20,7 @@ from parity.core.metrics import Status
 from parity.core.results import Report, Verdict
 from parity.errors import ExitCode, UsageError
 from parity.report import FORMS, rendered
+from parity.report.text import PAGE, render
 from scratch_gpt import GPT, GPTConfig
 
 CONFIG = GPTConfig(
@@ -241,7 +244,9 @@ def test_every_form_names_property_and_place(form: str, wrong: Report) -> None:
 
 
 def test_the_text_is_no_wider_than_a_page(wrong: Report) -> None:
-    assert max(map(len, rendered(wrong, "text").splitlines())) <= 80
+    file = io.StringIO()
+    render(wrong, Console(width=PAGE, file=file))
+    assert max(map(len, file.getvalue().splitlines())) <= PAGE
 
 
 def test_the_summary_names_the_first_property(wrong: Report) -> None:
