@@ -1,6 +1,7 @@
 """The verbs of `parity.check`: from options to a report."""
 
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -70,6 +71,7 @@ from parity.options import (
     recorded_options,
 )
 from parity.session import report_identity
+from parity.threads import split_threads
 from reference import published
 from reference.published_token_ids import PUBLISHED
 from scratch_gpt.checkpoint.strict_io import require_memory
@@ -642,7 +644,9 @@ def selftest(options: SelftestOptions, progress: Progress) -> Report:
     weights = _load(options, progress)
     identity = report_identity(weights.identity, weights.config)
     parts = Parts(weights)
-    with tempfile.TemporaryDirectory() as name:
+    # On tensors this small a second thread only waits.
+    runs = torch.get_num_threads() if weights.config["n_embd"] < _NARROW else 1
+    with tempfile.TemporaryDirectory() as name, split_threads(runs):
         folder = Path(name)
         runners = {
             "forward": forward_runner(parts),
@@ -666,13 +670,14 @@ def _by_verb(parts: Parts, folder: Path, kinds: Sequence[str]) -> dict[str, Runn
     if kinds:
         parts.models("block")[0].save_pretrained(folder)
     if "tokenizer" in kinds:
-        texts = list(training_texts())
+        texts = list(itertools.islice(training_texts(), _FEW_TEXTS))
         Tokenizer.train(texts, merges=_FEW_MERGES).save_pretrained(folder)
         (folder / "corpus.txt").write_text(texts[0][:_FEW_LETTERS], "utf-8")
     return {kind: partial(_BY_VERB[kind], folder) for kind in kinds}
 
 
-_FEW_MERGES, _FEW_LETTERS = 300, 2_000
+_NARROW = 256
+_FEW_TEXTS, _FEW_MERGES, _FEW_LETTERS = 40, 500, 2_000
 
 
 def _named(fault: Fault | None) -> str | None:

@@ -28,7 +28,7 @@ from parity.checks.gradients.faults import BackwardFault
 from parity.checks.layerwise import layerwise
 from parity.checks.training.taps import VARIANTS
 from parity.core.environment import environment
-from parity.core.inputs import Inputs, seeded
+from parity.core.inputs import seeded
 from parity.core.metrics import Status
 from parity.core.results import FirstDivergence, Mode, Plan, Report, Row, Section, finish
 from parity.core.runners import build_huggingface, build_ours
@@ -36,6 +36,7 @@ from parity.errors import ExitCode
 from parity.faults import forward
 from parity.faults.forward import INPUTS, ForwardFault
 from parity.faults.registry import Fault
+from scratch_gpt.errors import MissingExtraError
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
@@ -62,6 +63,10 @@ class Parts:
 
     weights: Weights
     built: dict[str, tuple[GPT, OpenAIGPTLMHeadModel]] = dataclasses.field(default_factory=dict)
+
+    def __call__(self, fault: Fault | None) -> tuple[GPT, OpenAIGPTLMHeadModel]:
+        """Return our model and Hugging Face's, of the part that a fault needs."""
+        return self.models(part_of(fault))
 
     def models(self, part: str) -> tuple[GPT, OpenAIGPTLMHeadModel]:
         """Return our model and Hugging Face's."""
@@ -94,8 +99,7 @@ class Parts:
     @property
     def epsilon(self) -> Weights:
         """The block in the middle, with another epsilon in its config."""
-        config = {**self.block.config, "layer_norm_epsilon": _EPSILON}
-        return dataclasses.replace(self.block, config=config)
+        return with_epsilon(self.block)
 
     @property
     def whole(self) -> Weights:
@@ -117,6 +121,12 @@ class Parts:
         return dataclasses.replace(self.weights, config=config, tensors=tensors)
 
 
+def with_epsilon(weights: Weights) -> Weights:
+    """Return weights whose config has another epsilon than GPT-1's."""
+    config = {**weights.config, "layer_norm_epsilon": _EPSILON}
+    return dataclasses.replace(weights, config=config)
+
+
 def part_of(fault: Fault | None) -> str:
     """Return the part of a model that a forward or backward fault is injected into."""
     if fault is None:
@@ -128,15 +138,19 @@ def part_of(fault: Fault | None) -> str:
     return "block" if "{i}" in fault.at else "ends"
 
 
-def forward_runner(parts: Parts, backend: str = "plain") -> Runner:
-    """Return the forward check in float64 of the part that a fault needs."""
+Models = Callable[[Fault | None], tuple[GPT, OpenAIGPTLMHeadModel]]
+"""Returns the models that a fault is injected into, or those of right code."""
+
+
+def forward_runner(models: Models, backend: str = "plain", block: int = 0) -> Runner:
+    """Return the forward check in float64, with a fault in one block."""
 
     def run(fault: Fault | None) -> Report:
-        ours, theirs = parts.models(part_of(fault))
+        ours, theirs = models(fault)
         ours, name = ours.with_backend(backend), "one row"
         if isinstance(fault, ForwardFault):
-            ours, name = forward.inject(ours, fault.name, 0), fault.inputs
-        given = inputs_of(name, ours)
+            ours, name = forward.inject(ours, fault.name, block), fault.inputs
+        given = INPUTS[name](ours.config.vocab_size, 0)
         return layerwise(
             {backend: ours},
             theirs,
@@ -149,21 +163,18 @@ def forward_runner(parts: Parts, backend: str = "plain") -> Runner:
     return run
 
 
-def inputs_of(name: str, model: GPT, seed: int = 0) -> Inputs:
-    """Return the inputs of a name of `INPUTS` for a model's vocabulary."""
-    return INPUTS[name](model.config.vocab_size, seed)
-
-
-def backward_runner(parts: Parts, backend: str = "plain") -> Runner:
-    """Return the check of gradients in float64 of the part that a fault needs."""
+def backward_runner(
+    models: Models, backend: str = "plain", block: int = 0, *, time: int = 5, select: str = "[!d]*"
+) -> Runner:
+    """Return the check of gradients in float64; by default without the oracle's directions."""
 
     def run(fault: Fault | None) -> Report:
-        ours, theirs = parts.models(part_of(fault))
+        ours, theirs = models(fault)
         ours = ours.with_backend(backend)
         if isinstance(fault, BackwardFault):
-            ours = backward.inject(ours, fault.name, 0)
-        ids = seeded(batch=2, time=5, vocab_size=ours.config.vocab_size, seed=5).token_ids
-        return gradients({backend: ours}, theirs, ids, dtype="float64", select="[!d]*")
+            ours = backward.inject(ours, fault.name, block)
+        ids = seeded(batch=2, time=time, vocab_size=ours.config.vocab_size, seed=5).token_ids
+        return gradients({backend: ours}, theirs, ids, dtype="float64", select=select)
 
     return run
 
@@ -204,11 +215,11 @@ class Trial:
         return "" if self.placed else f"it is seen at {self.place}, not at {self.expected}"
 
 
-def tried(fault: Fault, kind: str, run: Runner, backend: str = "plain") -> Trial:
+def tried(fault: Fault, kind: str, run: Runner, backend: str = "plain", block: int = 0) -> Trial:
     """Run the check of a fault, and judge its report."""
     report = run(fault)
     first, words = report.first_divergence, ""
-    expected = fault.first_seen(0, backend, **_NAMES)
+    expected = fault.first_seen(block, backend, **_NAMES)
     place = "" if first is None else first.tap
     if first is not None:
         words = f"{first.why}; {first.suspects}; {first.row.detail}"
@@ -278,19 +289,24 @@ def selftest(
     total = sum(map(len, faults.values())) + len(faults)
     rows: list[Row] = []
     trials: list[Trial] = []
+    left_out: dict[str, str] = {}
     for kind, members in faults.items():
         progress(f"{kind} without a fault", len(rows), total)
         rows.append(_clean_row(kind, runners[kind](None)))
         for fault in members:
             progress(f"{kind} {fault.name}", len(rows), total)
-            trials.append(tried(fault, kind, runners[kind]))
+            try:
+                trials.append(tried(fault, kind, runners[kind]))
+            except MissingExtraError as error:
+                left_out[fault.name] = str(error)
+                continue
             rows.append(_row(trials[-1]))
             gc.collect(0 if kind == "tokenizer" else 2)  # a model with a fault refers to itself
     failing = next((row for row in rows if row.status is not Status.PASS), None)
     return finish(
         "selftest",
         rows=rows,
-        plan=Plan.of({kind: (len(of_kind), len(of_kind)) for kind, of_kind in faults.items()}),
+        plan=_plan(faults, left_out),
         identity=identity,
         environment=environment(),
         first_divergence=failing
@@ -298,9 +314,24 @@ def selftest(
             tap=failing.tap, why=failing.detail, suspects=failing.backend, row=failing
         ),
         sections=list(_sections(trials, rows)),
-        inputs=inputs or {},
+        inputs={**(inputs or {}), **({"not_run": left_out} if left_out else {})},
         summary=_summary(trials),
     )
+
+
+def _plan(faults: Mapping[str, Sequence[Fault]], left_out: Mapping[str, str]) -> Plan:
+    """Return the faults by kind, without those that a missing package leaves out."""
+    counts = {
+        kind: sum(fault.name not in left_out for fault in members)
+        for kind, members in faults.items()
+    }
+    exempt = [
+        {"backend": kind, "tap": fault.name, "reason": left_out[fault.name]}
+        for kind, members in faults.items()
+        for fault in members
+        if fault.name in left_out
+    ]
+    return Plan.of({kind: (count, count) for kind, count in counts.items()}, exempt)
 
 
 def _row(trial: Trial) -> Row:
