@@ -651,7 +651,7 @@ def selftest(options: SelftestOptions, progress: Progress) -> Report:
         runners = {
             "forward": forward_runner(parts),
             "backward": backward_runner(parts),
-            **_by_verb(parts, folder, [kind for kind in chosen if kind in _BY_VERB]),
+            **runners_by_verb(parts, folder, [kind for kind in chosen if kind in _BY_VERB]),
         }
         return selftest_check(
             chosen,
@@ -662,7 +662,7 @@ def selftest(options: SelftestOptions, progress: Progress) -> Report:
         )
 
 
-def _by_verb(parts: Parts, folder: Path, kinds: Sequence[str]) -> dict[str, Runner]:
+def runners_by_verb(parts: Parts, folder: Path, kinds: Sequence[str]) -> dict[str, Runner]:
     """Return the runners of kinds of fault that a verb runs, on a model and a vocabulary of files.
 
     The model is that of one block.

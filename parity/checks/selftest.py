@@ -24,7 +24,6 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.checkpoints.weights import Weights
 from parity.checks.gradients import faults as backward
 from parity.checks.gradients.check import gradients
-from parity.checks.gradients.faults import BackwardFault
 from parity.checks.layerwise import layerwise
 from parity.checks.training.taps import VARIANTS
 from parity.core.environment import environment
@@ -142,22 +141,33 @@ Models = Callable[[Fault | None], tuple[GPT, OpenAIGPTLMHeadModel]]
 """Returns the models that a fault is injected into, or those of right code."""
 
 
-def forward_runner(models: Models, backend: str = "plain", block: int = 0) -> Runner:
-    """Return the forward check in float64, with a fault in one block."""
+def faulty(model: GPT, fault: Fault | None, block: int = 0) -> GPT:
+    """Return a model with a forward or backward fault, or the model itself without one."""
+    if fault is None:
+        return model
+    inject = forward.inject if isinstance(fault, ForwardFault) else backward.inject
+    return inject(model, fault.name, block)
+
+
+def forward_runner(
+    models: Models,
+    backend: str = "plain",
+    block: int = 0,
+    modes: Sequence[Mode] = (Mode.FLOAT64,),
+) -> Runner:
+    """Return the forward check, by default in float64, with a fault in one block."""
 
     def run(fault: Fault | None) -> Report:
         ours, theirs = models(fault)
-        ours, name = ours.with_backend(backend), "one row"
-        if isinstance(fault, ForwardFault):
-            ours, name = forward.inject(ours, fault.name, block), fault.inputs
-        given = INPUTS[name](ours.config.vocab_size, 0)
+        ours = faulty(ours.with_backend(backend), fault, block)
+        given = INPUTS[getattr(fault, "inputs", "one row")](ours.config.vocab_size, 0)
         return layerwise(
             {backend: ours},
             theirs,
             given.token_ids,
             positions=given.positions,
             attention_mask=given.attention_mask,
-            modes=[Mode.FLOAT64],
+            modes=modes,
         )
 
     return run
@@ -170,9 +180,7 @@ def backward_runner(
 
     def run(fault: Fault | None) -> Report:
         ours, theirs = models(fault)
-        ours = ours.with_backend(backend)
-        if isinstance(fault, BackwardFault):
-            ours = backward.inject(ours, fault.name, block)
+        ours = faulty(ours.with_backend(backend), fault, block)
         ids = seeded(batch=2, time=time, vocab_size=ours.config.vocab_size, seed=5).token_ids
         return gradients({backend: ours}, theirs, ids, dtype="float64", select=select)
 
@@ -313,8 +321,8 @@ def selftest(
         and FirstDivergence(
             tap=failing.tap, why=failing.detail, suspects=failing.backend, row=failing
         ),
-        sections=list(_sections(trials, rows)),
-        inputs={**(inputs or {}), **({"not_run": left_out} if left_out else {})},
+        sections=list(_sections(trials, rows, left_out)),
+        inputs=inputs or {},
         summary=_summary(trials),
     )
 
@@ -392,8 +400,10 @@ def _summary(trials: Sequence[Trial]) -> str:
 COLUMNS = ("kind", "family", "faults", "killed", "placed", "named", "weakest", "margin")
 
 
-def _sections(trials: Sequence[Trial], rows: Sequence[Row]) -> Iterator[Section]:
-    """Yield what is wrong, the table of families, and the faults whose words are missing."""
+def _sections(
+    trials: Sequence[Trial], rows: Sequence[Row], left_out: Mapping[str, str]
+) -> Iterator[Section]:
+    """Yield what is wrong, the table of families, and what deserves a second look."""
     if failing := [row for row in rows if row.status is not Status.PASS]:
         yield Section(
             title="not as the registry says",
@@ -417,6 +427,8 @@ def _sections(trials: Sequence[Trial], rows: Sequence[Row]) -> Iterator[Section]
             rows=[(t.fault.name, t.place, t.fault.look_for) for t in unnamed],
             folds=(2,),
         )
+    if left_out:
+        yield Section(title="not run", rows=list(left_out.items()), folds=(1,))
     if equal := [t for t in trials if t.fault.proof]:
         yield Section(
             title="equivalent: right code in another form",

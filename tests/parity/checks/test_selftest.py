@@ -150,7 +150,7 @@ def test_margins_tell_the_weakest_of_a_family(parts: Parts) -> None:
     assert family[6:] == (weakest.fault.name, f"{weakest.margin:.2g}")
     assert 1.0 < weakest.margin < math.inf
     error = weakest.margin * Bounds().float64
-    assert error == pytest.approx(1.1e-2, rel=0.9)
+    assert error == pytest.approx(4.2e-4, rel=0.5)  # the erf form's, as documented
 
 
 # The parts of a model.
@@ -233,7 +233,7 @@ def test_every_form_has_the_table(check: Callable[..., Any], tmp_path: Path) -> 
     result = check("selftest", "--weights", "tiny", "--faults", "relu*", "--quiet", *outputs)
     assert (result.exit_code, result.stdout) == (0, "")
     for file in files:
-        assert "relu-squared" in file.read_text(encoding="utf-8"), file
+        assert "relu" in file.read_text(encoding="utf-8"), file
 
 
 @pytest.fixture
