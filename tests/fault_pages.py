@@ -385,7 +385,7 @@ def pages(record: Mapping[str, Any]) -> dict[str, str]:
         of = record.get(COMMANDS[kind_of(fault)].split()[0])
         measured = of["faults"].get(name) if of else None
         found[f"{name}.md"] = page(fault, measured)
-        if measured:
+        if of and measured:
             found[f"{name}.svg"] = picture(of["tensors"], of["right"], of["faults"][name])
     return found
 

@@ -4,14 +4,14 @@ Precision, dropout, padding, rows of a batch, tiles of a kernel, and forms that 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from parity.core.inputs import Inputs, seeded
-from parity.faults.forward_faults import dropped, family, looked_up, normed_by, rounded
+from parity.faults.forward_faults import Faults, dropped, family, looked_up, normed_by, rounded
 from parity.operations import (
     OPERATIONS,
     Op,
@@ -92,7 +92,7 @@ def _narrow(*kinds: str, dtype: torch.dtype) -> dict[str, Operation]:
 _QKV = ("attn.query", "attn.key", "attn.value")
 _HALF, _SINGLE = torch.bfloat16, torch.float32
 
-for _at, _faults in {
+_NARROWED: Mapping[str, Faults] = {
     "embeddings": {
         "embeddings-bfloat16": (
             "the embeddings in bfloat16",
@@ -166,7 +166,8 @@ for _at, _faults in {
         "logits-bfloat16": ("the head in bfloat16", _narrow("logits", dtype=_HALF)),
         "logits-float32": ("the head in float32", _narrow("logits", dtype=_SINGLE)),
     },
-}.items():
+}
+for _at, _faults in _NARROWED.items():
     family(
         _at,
         "the model has a wider dtype",
@@ -179,7 +180,7 @@ for _at, _faults in {
 
 # Dropout.
 
-for _at, _faults in {
+_DROPPED: Mapping[str, Faults] = {
     "embeddings": {
         "embedding-dropout-left-on": (
             "dropout of the embeddings left on",
@@ -199,7 +200,8 @@ for _at, _faults in {
     "h.{i}.mlp": {
         "mlp-dropout-left-on": ("dropout after the MLP left on", dropped("mlp")),
     },
-}.items():
+}
+for _at, _faults in _DROPPED.items():
     family(
         _at,
         "it is for training alone",
@@ -323,7 +325,7 @@ def _norm_over_rows(x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Te
     return centered * torch.rsqrt(variance + epsilon) * gain + bias
 
 
-for _at, _look, _faults in (
+_MIXED: Sequence[tuple[str, str, Faults]] = (
     (
         "h.{i}.attn.key",
         "rows of the batch",
@@ -345,7 +347,8 @@ for _at, _look, _faults in (
         "over another axis",
         {"norm-over-rows": ("norm over the batch and features", normed_by(_norm_over_rows))},
     ),
-):
+)
+for _at, _look, _faults in _MIXED:
     family(
         _at,
         "a row does not depend on the others",
@@ -396,7 +399,10 @@ def _by_tiles(
 
 
 def _not_rescaled(op: Op) -> Tensor:
-    return _by_tiles(op, lambda parts, sums, _tops: sum(parts) / sum(sums))  # type: ignore[operator,arg-type,return-value]
+    def combine(parts: list[Tensor], sums: list[Tensor], _tops: list[Tensor]) -> Tensor:
+        return torch.stack(parts).sum(0) / torch.stack(sums).sum(0)
+
+    return _by_tiles(op, combine)
 
 
 def _sum_of_last(op: Op) -> Tensor:

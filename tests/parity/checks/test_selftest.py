@@ -24,8 +24,10 @@ from parity.checks.selftest import (
     tried,
 )
 from parity.core.comparison import no_progress
+from parity.core.inputs import seeded
 from parity.core.metrics import Status
 from parity.core.results import Report
+from parity.core.runners import build_ours
 from parity.core.tolerances import Bounds
 from parity.errors import ExitCode, UsageError
 from parity.faults.forward import FORWARD_FAULTS, INPUTS
@@ -176,8 +178,7 @@ def test_the_block_gets_its_own_clean_input(parts: Parts) -> None:
     assert (config.n_layer, config.vocab_size, whole.config.n_layer) == (1, LONGEST, 12)
     ids = torch.arange(LONGEST)[None]
     before: dict[str, torch.Tensor] = {}
-    drawn = module.seeded(batch=1, time=LONGEST, vocab_size=211, seed=0).token_ids
-    from parity.core.runners import build_ours
+    drawn = seeded(batch=1, time=LONGEST, vocab_size=211, seed=0).token_ids
 
     def tap(name: str, value: torch.Tensor) -> torch.Tensor:
         before[name] = value
@@ -194,7 +195,10 @@ def test_the_block_gets_its_own_clean_input(parts: Parts) -> None:
 
 
 def test_faults_are_selected_by_name_kind_or_family() -> None:
-    faults = {"forward": [*FORWARD_FAULTS.values()], "backward": [*BACKWARD_FAULTS.values()]}
+    faults: dict[str, list[Fault]] = {
+        "forward": [*FORWARD_FAULTS.values()],
+        "backward": [*BACKWARD_FAULTS.values()],
+    }
     assert [*selected(faults, "erf-gelu")] == ["forward"]
     assert selected(faults, "backward") == {"backward": faults["backward"]}
     dropout = selected(faults, "dropout")["forward"]
