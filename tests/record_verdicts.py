@@ -137,7 +137,7 @@ FAULTS = {
     "heads@3 padding-after-softmax@3 positions-ignored positions-of-first-row positions-go-on "
     "keys-of-first-row@3 rows-rotated@3 last-row-empty@3 norm-over-rows@3 tile-last-empty@3 tile- "
     "last-unmasked@3 tile-keys-forgotten@3 tile-mask-from-zero@3 tile-edge-skipped@3 tile- "
-    "diagonal-hidden@3 tile-not-rescaled@3 tile-sum-of-first@3 single-token-empty@3 epsilon- "
+    "diagonal-hidden@3 tile-not-rescaled@3 tile-sum-of-first@3 single-token-padded@3 epsilon- "
     "fixed@3 softmax-base-rounded@3 softmax-base-two@3 mask-smallest-number@3 mask-minus-ten- "
     "thousand@3 softmax-without-maximum@3 scale-after-product@3 gelu-of-sigmoid@3 "
     "logits-log-softmax logits-shifted",

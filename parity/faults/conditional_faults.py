@@ -35,7 +35,7 @@ def _rows(batch: int, time: int) -> Callable[[int, int], Inputs]:
 def _padded(size: int, seed: int) -> Inputs:
     """Three rows, two of them padded on the left; each row counts its own positions from 0."""
     ids = _rows(3, 11)(size, seed).token_ids
-    mask = torch.arange(11) >= torch.tensor([0, 4, 7])[:, None]
+    mask = torch.arange(11) >= torch.tensor([4, 0, 7])[:, None]
     return Inputs(
         token_ids=ids,
         positions=(mask.long().cumsum(-1) - 1).clamp(min=0),
@@ -456,9 +456,9 @@ family(
     "a single token sees itself",
     "a mask of one row hides nothing",
     {
-        "single-token-empty": (
-            "a text of one token gets no context",
-            lambda op: OPERATIONS["attn.context"](op) * float(op.token_ids.shape[1] > 1),
+        "single-token-padded": (
+            "one token shares its weight with an empty key",
+            lambda op: OPERATIONS["attn.context"](op) / (1.0 + (op.token_ids.shape[1] == 1)),
         ),
     },
     look_for="the end of a tile",
