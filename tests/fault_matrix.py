@@ -452,9 +452,9 @@ Measured with [versions], tiny weights.
 The live forward faults, in one block of the tiny model. Each peer compares the logits with Hugging
 Face's for the same ids; none names a place.
 [pytest-torch](https://pypi.org/project/pytest-torch/) is used as its page says, by
-`assert_matches_reference` with its own tolerances. Thirteen of the faults round to float32, which is
-none in a float32 model. False alarms are rejections of [pairs] right
-pairs: seeds 0 to {SEEDS - 1}, lengths {", ".join(map(str, LENGTHS))}.
+`assert_matches_reference` with its own tolerances. Thirteen of the faults round to float32,
+which is none in a float32 model. False alarms are rejections of [pairs] right pairs: seeds 0 to
+{SEEDS - 1}, lengths {", ".join(map(str, LENGTHS))}.
 
 [contest]
 
