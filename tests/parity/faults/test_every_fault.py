@@ -174,7 +174,7 @@ def find_forward(models: Models) -> Find:
 
 @pytest.fixture
 def find_backward(models: Models, monkeypatch: pytest.MonkeyPatch) -> Find:
-    """The oracle's slope must show the fault too, unless it is one of rounding."""
+    """The oracle's slope must show the fault too, unless it rounds, or a gradient is missing."""
     monkeypatch.setattr(slope, "SMALL_MODEL", 0)  # one direction in all parameters
 
     def find(name: str, backend: str) -> None:
@@ -188,7 +188,7 @@ def find_backward(models: Models, monkeypatch: pytest.MonkeyPatch) -> Find:
         trial = tried(fault, "backward", kept, backend, block)
         assert trial.wrong == ""
         rows = {row.tap: row for row in reports[0].results if row.against == "oracle"}
-        if fault.group != "precision":
+        if fault.group != "precision" and math.isfinite(trial.margin):
             assert trial.margin >= FAULT_MARGIN
             assert rows["direction"].status is Status.FAIL
 
