@@ -16,7 +16,7 @@ TESTING := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-slow coverage coverage-report bench lint types rows fault-pages example-reports site clean
+.PHONY: help check test test-slow coverage coverage-report bench lint types rows fault-pages fault-matrix example-reports site clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,13 @@ example-reports: $(VENV)/.installed  ## render docs/reports again
 # ARGS=--measure injects every fault again and records the numbers first, which takes 2 minutes.
 fault-pages: $(VENV)/.installed-test  ## write docs/faults: a page for every fault
 	$(BIN)/python tests/fault_pages.py $(ARGS)
+
+# ARGS=--measure runs every fault through every check first, which takes 5 minutes of a processor.
+# pytest-torch is installed beside the environment: pytest would load it in every run.
+PEERS := $(VENV)/peers
+fault-matrix: $(VENV)/.installed-test  ## write docs/selftest.md: each fault by each check, and peers
+	$(PIP) --quiet --no-deps --upgrade --target $(PEERS) pytest-torch==1.1.1
+	PYTHONPATH=$(PEERS) $(BIN)/python tests/fault_matrix.py $(ARGS)
 
 site: $(VENV)/.installed-dev  ## build the documentation's site: site/index.html
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict $(ARGS)

@@ -43,6 +43,7 @@ VERBS = {
     "generation": Verb(options.GenerationOptions, "parity.verbs:generation", ("generation",)),
     "golden": Verb(options.GoldenOptions, "parity.verbs:golden"),
     "drift": Verb(options.DriftOptions, "parity.verbs:drift"),
+    "selftest": Verb(options.SelftestOptions, "parity.verbs:selftest"),
 }
 """Every verb; its functions are imported when it runs."""
 

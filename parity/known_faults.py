@@ -58,7 +58,7 @@ def _described(fault: Fault) -> Described:
         for name, value in fields.items()
         if name != "code"
         and (
-            isinstance(value, str | bool)
+            (isinstance(value, str | bool) and value != "")
             or (isinstance(value, tuple) and all(isinstance(part, str) for part in value))
         )
     }

@@ -485,6 +485,28 @@ class DriftOptions(ReportOptions):
     same_code: bool = option(False, "Require every report to come from this version of the code.")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelftestOptions(LoadOptions, ReportOptions):
+    """Do the checks find every known fault, and where it is?
+
+    Injects each fault of the registry, one at a time, and runs the cheapest check that must find
+    it. A fault that survives, or is first seen elsewhere, fails the self-test. The report counts
+    by family the faults killed, placed at the very tap and named, and gives the weakest one's
+    margin. A model is cut to one block on its own clean input, so that full size takes minutes.
+
+    Examples:
+      python -m parity.check selftest --weights tiny
+      python -m parity.check selftest --weights tiny --faults "gelu*"
+      python -m parity.check selftest --weights surrogate --faults forward
+    """
+
+    faults: str = option(
+        "*",
+        "Run only faults whose name, kind or family matches this pattern: gelu*, training, mask.",
+        records=True,
+    )
+
+
 def recorded_options(options: ReportOptions) -> dict[str, object]:
     """Return the options that decide the verdict and are not at their default, by name.
 

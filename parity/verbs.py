@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import itertools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,8 @@ from parity.checks.invariants.check import invariants as invariants_check
 from parity.checks.invariants.faults import InvariantFault
 from parity.checks.invariants.subject import Sizes
 from parity.checks.layerwise import layerwise as layerwise_check
+from parity.checks.selftest import Parts, Runner, backward_runner, forward_runner, selected
+from parity.checks.selftest import selftest as selftest_check
 from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.check import not_made
 from parity.checks.tokens.check import tokens as tokens_check
@@ -52,14 +56,15 @@ from parity.checks.training.runners import TrainingStep, batches
 from parity.checks.two_sources import compare_sources
 from parity.core import backends, inputs
 from parity.core.candidates import build_as_given, build_candidate
-from parity.core.comparison import by_backend
+from parity.core.comparison import by_backend, no_progress
 from parity.core.inputs import Inputs
 from parity.core.results import Report, exit_code, verdict_for
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import UsageError, mapped_errors
 from parity.faults import forward
 from parity.faults.forward import ForwardFault
-from parity.faults.registry import parse
+from parity.faults.registry import Fault, faults_of, parse
+from parity.known_faults import known_faults
 from parity.options import (
     DEFAULT_SEQ_LEN,
     MOST,
@@ -73,16 +78,19 @@ from parity.options import (
     LayerwiseOptions,
     LoadOptions,
     ReportOptions,
+    SelftestOptions,
     TokensOptions,
     TrainingOptions,
     WeightsOptions,
     recorded_options,
 )
 from parity.session import report_identity
+from parity.threads import split_threads
 from reference import published
 from reference.published_token_ids import PUBLISHED
 from scratch_gpt.checkpoint.strict_io import require_memory
 from scratch_gpt.config import GPTConfig
+from scratch_gpt.errors import quote
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer, check_text
 
@@ -707,3 +715,108 @@ def generation(options: GenerationOptions, progress: Progress) -> Report:
         progress=progress,
     )
     return dataclasses.replace(report, inputs={**report.inputs, **recorded_options(options)})
+
+
+def selftest(options: SelftestOptions, progress: Progress) -> Report:
+    """Run every fault of the registry against the check that must find it.
+
+    Raises:
+        UsageError: No fault matches the pattern.
+    """
+    kinds = {
+        kind: [faults_of(Fault)[fault["name"]] for fault in faults]
+        for kind, faults in known_faults().items()
+    }
+    chosen = selected(kinds, options.faults)
+    if not chosen:
+        families = dict.fromkeys(fault.group for members in kinds.values() for fault in members)
+        raise UsageError(
+            f"no fault matches the pattern {quote(options.faults)}",
+            where="--faults",
+            fix=f"use a name, a kind ({', '.join(kinds)}) or a family: {', '.join(families)}",
+        )
+    weights = _load(options, progress)
+    identity = report_identity(weights.identity, weights.config)
+    parts = Parts(weights)
+    # On tensors this small a second thread only waits.
+    runs = torch.get_num_threads() if weights.config["n_embd"] < _NARROW else 1
+    with tempfile.TemporaryDirectory() as name, split_threads(runs):
+        folder = Path(name)
+        runners = {
+            "forward": forward_runner(parts),
+            "backward": backward_runner(parts),
+            **runners_by_verb(parts, folder, [kind for kind in chosen if kind in _BY_VERB]),
+        }
+        return selftest_check(
+            chosen,
+            runners,
+            identity=identity,
+            inputs=recorded_options(options),
+            progress=progress,
+        )
+
+
+def runners_by_verb(parts: Parts, folder: Path, kinds: Sequence[str]) -> dict[str, Runner]:
+    """Return the runners of kinds of fault that a verb runs, on a model and a vocabulary of files.
+
+    The model is that of one block.
+    """
+    if kinds:
+        parts.models("block")[0].save_pretrained(folder)
+    if "tokenizer" in kinds:
+        texts = list(itertools.islice(training_texts(), _FEW_TEXTS))
+        Tokenizer.train(texts, merges=_FEW_MERGES).save_pretrained(folder)
+        (folder / "corpus.txt").write_text(texts[0][:_FEW_LETTERS], "utf-8")
+    return {kind: partial(_BY_VERB[kind], folder) for kind in kinds}
+
+
+_NARROW = 256
+_FEW_TEXTS, _FEW_MERGES, _FEW_LETTERS = 40, 500, 2_000
+
+
+def _named(fault: Fault | None) -> str | None:
+    return None if fault is None else fault.name
+
+
+def _trained(folder: Path, fault: Fault | None) -> Report:
+    options = TrainingOptions(
+        weights=str(folder),
+        inject_fault=_named(fault),
+        backend="plain",
+        dtype="float64",
+        seq_len=5,
+        steps=2,
+        dropout=isinstance(fault, TrainingFault) and fault.dropout,
+    )
+    return training(options, no_progress)
+
+
+def _generated(folder: Path, fault: Fault | None) -> Report:
+    options = GenerationOptions(
+        weights=str(folder),
+        inject_fault=_named(fault),
+        dtype="float64",
+        num_prompts=2,
+        max_new_tokens=8,
+    )
+    return generation(options, no_progress)
+
+
+def _tokenized(folder: Path, fault: Fault | None) -> Report:
+    options = TokensOptions(
+        weights="tiny",
+        vocabulary=folder,
+        inject_fault=_named(fault),
+        pretokenizer=fault.of[0] if isinstance(fault, TokenizerFault) else "huggingface",  # type: ignore[arg-type]
+        corpus=(folder / "corpus.txt",),
+        num_strings=0,
+    )
+    return tokens(options, no_progress)
+
+
+_BY_VERB: dict[str, Callable[[Path, Fault | None], Report]] = {
+    "training": _trained,
+    "generation": _generated,
+    "tokenizer": _tokenized,
+}
+"""The run of a verb that finds a fault of a kind."""

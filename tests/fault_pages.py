@@ -31,13 +31,16 @@ from parity.checks.training import faults as training
 from parity.checks.training.faults import TrainingFault
 from parity.checks.training.runners import VARIANTS
 from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
-from parity.faults import forward, forward_faults
+from parity.faults import conditional_faults, forward, forward_faults
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
 from parity.faults.registry import Fault, faults_of
 
 FOLDER = Path(__file__).parents[1] / "docs" / "faults"
 RECORD = "measured.json"
-MODULES = (forward_faults, forward, backward, training, tokenizer, generation, invariants)
+MODULES = (
+    *(forward_faults, conditional_faults, forward, backward),
+    *(training, tokenizer, generation, invariants),
+)
 BLOCK = 3
 SMALLEST, LARGEST = -170, 40
 """Limits of a picture: errors of 1e-17 and 1e4."""
@@ -49,27 +52,21 @@ SMALLEST, LARGEST = -170, 40
 def measure() -> dict[str, Any]:
     """Return the errors of every fault of the forward and the backward pass."""
     from parity.checkpoints.load import load_weights
-    from parity.checks.gradients.check import gradients
-    from parity.checks.layerwise import layerwise
-    from parity.core import inputs
-    from parity.core.results import Mode
+    from parity.checks.selftest import backward_runner, forward_runner, part_of, with_epsilon
     from parity.core.runners import build_huggingface, build_ours
 
     weights = load_weights("tiny")
-    ours, theirs = build_ours(weights).with_backend("plain"), build_huggingface(weights)
-    size = ours.config.vocab_size
-    one = inputs.seeded(batch=1, time=37, vocab_size=size, seed=0).token_ids
-    two = inputs.seeded(batch=2, time=37, vocab_size=size, seed=0).token_ids
+    whole, other = (
+        (build_ours(one), build_huggingface(one)) for one in (weights, with_epsilon(weights))
+    )
 
-    def record(model: Any, faults: Mapping[str, Fault], injected: Any, of: str) -> dict[str, Any]:  # noqa: ANN401
-        def errors(name: str | None) -> tuple[dict[str, float | None], Any]:
-            faulty = model if name is None else injected(model, name, BLOCK)
-            if of == "layerwise":
-                report = layerwise({"plain": faulty}, theirs, one, modes=[Mode.FLOAT64])
-                rows = [row for row in report.results if row.against == "oracle"]
-            else:
-                report = gradients({"plain": faulty}, theirs, two, dtype="float64")
-                rows = [row for row in report.results if row.against == "huggingface"]
+    def models(fault: Fault | None) -> Any:  # noqa: ANN401
+        return other if part_of(fault) == "epsilon" else whole
+
+    def record(faults: Mapping[str, Fault], run: Any, against: str, last: str) -> dict[str, Any]:  # noqa: ANN401
+        def errors(fault: Fault | None) -> tuple[dict[str, float | None], Any]:
+            report = run(fault)
+            rows = [row for row in report.results if row.against == against]
             return {row.tap: row.error_ours for row in rows}, report.first_divergence
 
         right, _ = errors(None)
@@ -78,9 +75,10 @@ def measure() -> dict[str, Any]:
             "right": list(map(logarithm, right.values())),
             "faults": {},
         }
-        for name in faults:
-            wrong, first = errors(name)
-            last = "logits" if of == "layerwise" else "tokens_embed.weight"
+        for name, fault in faults.items():
+            wrong, first = errors(fault)
+            if first is None:
+                continue  # an equivalent form
             found["faults"][name] = {
                 "first": first.tap,
                 "error": number(wrong[first.tap]),
@@ -90,9 +88,11 @@ def measure() -> dict[str, Any]:
             }
         return found
 
+    taps = forward_runner(models, block=BLOCK)
+    slopes = backward_runner(models, block=BLOCK, time=37, select="*")
     return {
-        "layerwise": record(ours, FORWARD_FAULTS, forward.inject, "layerwise"),
-        "gradients": record(ours, BACKWARD_FAULTS, backward.inject, "gradients"),
+        "layerwise": record(FORWARD_FAULTS, taps, "oracle", "logits"),
+        "gradients": record(BACKWARD_FAULTS, slopes, "huggingface", "tokens_embed.weight"),
     }
 
 
@@ -247,6 +247,13 @@ def kind_of(fault: Fault) -> type[Fault]:
     return next(kind for kind in COMMANDS if isinstance(fault, kind))
 
 
+def _command(fault: Fault) -> str:
+    """Return the command that shows a fault; the self-test knows which ids one of rows needs."""
+    if getattr(fault, "inputs", "one row") != "one row" or fault.proof:
+        return f"selftest --weights tiny --faults {fault.name}"
+    return COMMANDS[kind_of(fault)] + _options(fault)
+
+
 def _options(fault: Fault) -> str:
     block = f"@{BLOCK}" if "{i}" in fault.at or fault.at == "<before" else ""
     options = f" --inject-fault {fault.name}{block}"
@@ -264,8 +271,7 @@ def _sentence(text: str) -> str:
 def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
     """Return the page of a fault."""
     kind = kind_of(fault)
-    command = COMMANDS[kind]
-    check = command.split()[0]
+    check = COMMANDS[kind].split()[0]
     right = f" {_sentence(fault.right)}." if isinstance(fault, ForwardFault) else ""
     lines = [f"# {fault.name}", "", f"{_sentence(fault.what)}.{right}", "", "## Symptom", ""]
     if measured:
@@ -285,6 +291,8 @@ def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
                 "Dashed: the bound."
             ),
         ]
+    elif fault.proof:
+        lines += [f"None: it is equivalent. {_sentence(fault.proof)}."]
     elif isinstance(fault, TokenizerFault):
         lines += [f"`tokens` finds other ids, and names the step `{fault.at}`."]
     else:
@@ -293,7 +301,7 @@ def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
     if isinstance(fault, TrainingFault):
         lines += ["", f"The cause in the report has these words: {fault.look_for}."]
     lines += [
-        *("", "```sh", f"python -m parity.check {command}{_options(fault)}", "```", ""),
+        *("", "```sh", f"python -m parity.check {_command(fault)}", "```", ""),
         *("## Cause in code", ""),
     ]
     home, code = snippets()[fault.name]
@@ -381,9 +389,9 @@ def pages(record: Mapping[str, Any]) -> dict[str, str]:
     found = {"README.md": index(faults)}
     for name, fault in faults.items():
         of = record.get(COMMANDS[kind_of(fault)].split()[0])
-        measured = of["faults"][name] if of else None
+        measured = of["faults"].get(name) if of else None
         found[f"{name}.md"] = page(fault, measured)
-        if of:
+        if of and measured:
             found[f"{name}.svg"] = picture(of["tensors"], of["right"], of["faults"][name])
     return found
 

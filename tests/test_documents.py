@@ -26,6 +26,7 @@ NOT_RUN = {
     r"scratch_gpt\.train": "trains for minutes; tests/scratch_gpt/training runs it",
     r"--pretokenizer original": "needs the extra [original-text]; tox -e original-text runs it",
     r"--backend triton": "minutes in Triton's interpreter; the kernel's own tests run it",
+    r"check selftest": "minutes for all faults; tests/parity/checks/test_selftest.py runs some",
     r"bench\.ratios|^pytest bench": "takes times; tox -e bench runs each function once",
     r"^pytest examples": "tests/parity/test_pytest_plugin.py runs it",
     r"^(make|pip|tox) |^\. \.venv": "installs packages",
@@ -41,7 +42,10 @@ SLOW = (
 )
 """Documents with a full-size model, or with more than half a minute of commands."""
 
-VERBS = "layerwise gradients training tokens generation invariants weights golden drift doctor"
+VERBS = (
+    "layerwise gradients training tokens generation invariants weights golden drift doctor "
+    "selftest"
+)
 PROGRAMS = "parity.convert scratch_gpt.train scratch_gpt.generate scratch_gpt.data bench.ratios"
 COMMANDS = [*(f"parity.check {verb}" for verb in VERBS.split()), *PROGRAMS.split()]
 OTHER_TOOLS = {

@@ -48,19 +48,22 @@ EMBEDDING_KINDS = (
         "embeddings.positions",
         Axes.POSITIONS,
         (),
-        "positions counted from 1 (not from 0), or from the padding mask; a sinusoidal table",
+        "positions counted from 1 (not from 0), from the end, all at position 0, or from the "
+        "padding mask; those of another row, or ignored; a sinusoidal table",
     ),
     Kind(
         "embeddings",
         Axes.ROWS,
         ("embeddings.tokens", "embeddings.positions"),
-        "the sum scaled by sqrt(n_embd); token types added; dropout left on (call model.eval())",
+        "the sum scaled by sqrt(n_embd); positions missing, or not counted at padding; token types "
+        "or a norm added; dropout left on (call model.eval()); a narrower dtype",
     ),
 )
 
 _QKV_SUSPECTS = (
     "c_attn read as [out, in] (it is [in, out]), or its bias dropped; order not query, key, value; "
-    "heads interleaved, not consecutive; a norm before attention (GPT-2); blocks sorted as strings"
+    "heads interleaved, or split without transpose(1, 2); a norm before attention (GPT-2); blocks "
+    "in another order, as blocks sorted as strings; rows of the batch mixed; a narrower dtype"
 )
 
 BLOCK_KINDS = (
@@ -71,70 +74,81 @@ BLOCK_KINDS = (
         "attn.scores",
         Axes.SCORES,
         ("attn.query", "attn.key"),
-        "the scale 1/sqrt(head_width) missing, or taken from n_embd",
+        "the scale 1/sqrt(head_width) missing, or taken from n_embd; scores transposed, or of "
+        "query with itself; a narrower dtype",
     ),
     Kind(
         "attn.weights",
         Axes.WEIGHTS,
         ("attn.scores",),
-        "no causal mask, or off by one (use tril(), not tril(diagonal=1)); softmax not over keys",
+        "no causal mask, or off by one (use tril(), not tril(diagonal=1)); the padding mask "
+        "ignored, inverted or of another row; no softmax, softmax not over keys or of another "
+        "base; dropout left on; a narrower dtype",
     ),
     Kind(
         "attn.context",
         Axes.ROWS,
         ("attn.weights", "attn.query", "attn.key", "attn.value"),
-        "heads merged without transpose(1, 2); where weights are not formed, also the scale, the "
-        "mask or a narrower dtype in attention",
+        "heads merged without transpose(1, 2); weights transposed; the end of a tile or the last "
+        "rows of a batch; a narrower dtype; where weights are not formed, also the scale or the "
+        "mask",
     ),
     Kind(
         "attn",
         Axes.ROWS,
         ("attn.context",),
-        "c_proj transposed: it is [in, out] and square, so no shape error; its bias dropped",
+        "c_proj transposed: it is [in, out] and square, so no shape error; its bias dropped; no "
+        "c_proj; dropout left on; a narrower dtype",
     ),
     Kind(
         "ln_1.input",
         Axes.ROWS,
         ("<x", "attn", "attn.context"),
-        "the residual missing; GPT-1 normalizes the sum, ln_1(x + attn(x)), not x + ln_1(attn(x))",
+        "the residual missing or added twice; GPT-1 normalizes the sum, ln_1(x + attn(x)), not "
+        "x + ln_1(attn(x)); a narrower dtype",
     ),
     Kind(
         "ln_1",
         Axes.ROWS,
         ("ln_1.input",),
-        "epsilon not 1e-5, or outside the root; var() without unbiased=False; "
-        "gain or bias not loaded; ln_1 and ln_2 swapped",
+        "epsilon not 1e-5 or the config's, or outside the root; var() without unbiased=False, or "
+        "without the root; mean not subtracted (RMS norm), or over another axis; gain or bias not "
+        "loaded; ln_1 and ln_2 swapped, or missing; a narrower dtype",
     ),
     Kind(
         "mlp.c_fc",
         Axes.ROWS,
         ("ln_1",),
-        "c_fc read as [out, in] (it is [in, out]), or reshaped for transposed; bias dropped",
+        "c_fc read as [out, in] (it is [in, out]), or reshaped for transposed; bias dropped; its "
+        "input not ln_1's output; a wrong element of its weight; a narrower dtype",
     ),
     Kind(
         "mlp.gelu",
         Axes.ROWS,
         ("mlp.c_fc",),
         "GPT-1 uses gelu(approximate='tanh'); the erf form differs by 5e-4, "
-        "x*sigmoid(1.702x) by 2e-2",
+        "x*sigmoid(1.702x) by 2e-2; a narrower dtype by 1e-3 or 1e-7",
     ),
     Kind(
         "mlp",
         Axes.ROWS,
         ("mlp.gelu",),
-        "c_proj read as [out, in] (it is [in, out]), or reshaped for transposed; bias dropped",
+        "c_proj read as [out, in] (it is [in, out]), or reshaped for transposed; bias dropped; "
+        "dropout left on; a narrower dtype",
     ),
     Kind(
         "ln_2.input",
         Axes.ROWS,
         ("ln_1", "mlp", "mlp.gelu"),
-        "the residual missing, or not ln_1's output: GPT-1 has ln_2(x + mlp(x)), x after ln_1",
+        "the residual missing, added twice, or not ln_1's output: GPT-1 has ln_2(x + mlp(x)), x "
+        "after ln_1; a narrower dtype",
     ),
     Kind(
         "ln_2",
         Axes.ROWS,
         ("ln_2.input",),
-        "as at ln_1: epsilon 1e-5, biased variance, gain and bias; ln_1 and ln_2 swapped",
+        "as at ln_1: epsilon 1e-5, biased variance, gain and bias; ln_1 and ln_2 swapped, or "
+        "missing; a block skipped; a narrower dtype",
     ),
 )
 
@@ -143,7 +157,8 @@ OUTPUT_KINDS = (
         "logits",
         Axes.ROWS,
         ("<x",),
-        "an extra final norm (GPT-2's ln_f); a head that is not tokens_embed.weight transposed",
+        "an extra final norm (GPT-2's ln_f); a head that is not tokens_embed.weight transposed; "
+        "a bias, a softmax, logits scaled or capped, or of the position before; a narrower dtype",
     ),
     Kind(
         "loss",

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from parity.core.lockstep import TapFunction
+from parity.faults.conditional_faults import INPUTS
 from parity.faults.forward_faults import (
     ForwardFault,
     TensorFault,
     bare_norm,
     family,
     linear_of,
+    normed_by,
     projected,
     rounded,
     sum_of,
@@ -30,7 +32,7 @@ from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.model import GPT
 from scratch_gpt.tap import Tap, no_tap
 
-__all__ = ["FORWARD_FAULTS", "ForwardFault", "TensorFault", "inject", "with_tap"]
+__all__ = ["FORWARD_FAULTS", "INPUTS", "ForwardFault", "TensorFault", "inject", "with_tap"]
 
 # Residuals, and where the norms are.
 
@@ -53,6 +55,8 @@ family(
             {**_PRE_NORM, "logits": lambda op: bare_norm(op.input("<x")) @ _table(op).T},
         ),
     },
+    look_for="norm before attention",
+    family="residual",
 )
 family(
     "h.{i}.ln_1.input",
@@ -72,6 +76,8 @@ family(
             },
         ),
     },
+    look_for=("the residual missing", "added twice", "not x + ln_1(attn(x))"),
+    family="residual",
 )
 family(
     "h.{i}.mlp.c_fc",
@@ -88,6 +94,8 @@ family(
             {"mlp.c_fc": linear_of("<x", "mlp.c_fc"), "ln_2.input": sum_of("ln_1.input", "mlp")},
         ),
     },
+    look_for="ln_1's output",
+    family="residual",
 )
 family(
     "h.{i}.ln_2.input",
@@ -112,37 +120,32 @@ family(
             },
         ),
     },
+    look_for=(
+        "the residual missing",
+        "added twice",
+        "not ln_1's output",
+        "not ln_1's output",
+        "GPT-1 has ln_2(x + mlp(x))",
+    ),
+    family="residual",
 )
 
 
 # Norms.
 
-Norm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""A layer norm: a function of the input, gain, bias and epsilon."""
-
-
-def _norms(function: Norm) -> dict[str, Operation]:
-    """Return both norms done wrong."""
-
-    def operation(op: Op, norm: str) -> Tensor:
-        gain, bias = op.parameter(f"{norm}.weight"), op.parameter(f"{norm}.bias")
-        return function(op.input(f"{norm}.input"), gain, bias, op.epsilon)
-
-    return {norm: partial(operation, norm=norm) for norm in ("ln_1", "ln_2")}
-
 
 def _epsilon(epsilon: float) -> dict[str, Operation]:
-    return _norms(lambda x, gain, bias, _: layer_norm(x, gain, bias, epsilon))
+    return normed_by(lambda x, gain, bias, _: layer_norm(x, gain, bias, epsilon))
 
 
 def _affine(function: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> dict[str, Operation]:
     """Return norms whose gain and bias are a function of the right ones."""
-    return _norms(lambda x, gain, bias, epsilon: layer_norm(x, *function(gain, bias), epsilon))
+    return normed_by(lambda x, gain, bias, epsilon: layer_norm(x, *function(gain, bias), epsilon))
 
 
 def _divided(divisor: Callable[[Tensor, float], Tensor]) -> dict[str, Operation]:
     """Return norms that divide centered rows by a function of the rows and epsilon."""
-    return _norms(
+    return normed_by(
         lambda x, gain, bias, epsilon: (
             (x - x.mean(-1, keepdim=True)) / divisor(x, epsilon) * gain + bias
         )
@@ -157,7 +160,7 @@ def _over(*axes: int) -> dict[str, Operation]:
         centered = x - x.mean(axes, keepdim=True)
         return centered * torch.rsqrt(variance + epsilon) * gain + bias
 
-    return _norms(norm)
+    return normed_by(norm)
 
 
 def _variance(x: Tensor) -> Tensor:
@@ -173,7 +176,7 @@ def _norms_in(dtype: torch.dtype) -> dict[str, Operation]:
         x, gain, bias = (rounded(part, dtype) for part in (x, gain, bias))
         return rounded(layer_norm(x, gain, bias, epsilon), dtype)
 
-    return _norms(norm)
+    return normed_by(norm)
 
 
 def _ln_1_by_2(op: Op) -> Tensor:
@@ -194,6 +197,7 @@ family(
         "epsilon-1e-12": ("layer-norm epsilon 1e-12, as in BERT", _epsilon(1e-12)),
         "epsilon-1e-3": ("layer-norm epsilon 1e-3", _epsilon(1e-3)),
     },
+    look_for="epsilon not 1e-5",
 )
 family(
     "h.{i}.ln_1",
@@ -217,22 +221,24 @@ family(
             _divided(lambda x, epsilon: _variance(x) + epsilon),
         ),
     },
+    look_for=("outside the root", "unbiased=False", "unbiased=False", "without the root"),
 )
 family(
     "h.{i}.ln_1",
     "GPT-1 has layer norm, which subtracts the mean",
     "nn.LayerNorm(n_embd, eps=1e-5)",
     {
-        "rms-norm": ("RMS norm", _norms(lambda x, gain, _, epsilon: _rms(x, epsilon) * gain)),
+        "rms-norm": ("RMS norm", normed_by(lambda x, gain, _, epsilon: _rms(x, epsilon) * gain)),
         "rms-norm-with-bias": (
             "RMS norm with a bias",
-            _norms(lambda x, gain, bias, epsilon: _rms(x, epsilon) * gain + bias),
+            normed_by(lambda x, gain, bias, epsilon: _rms(x, epsilon) * gain + bias),
         ),
         "norm-not-centered": (
             "the mean not subtracted",
-            _norms(lambda x, gain, bias, e: x * torch.rsqrt(_variance(x) + e) * gain + bias),
+            normed_by(lambda x, gain, bias, e: x * torch.rsqrt(_variance(x) + e) * gain + bias),
         ),
     },
+    look_for="mean not subtracted",
 )
 family(
     "h.{i}.ln_1",
@@ -242,6 +248,7 @@ family(
         "norm-over-time": ("norm over positions", _over(1)),
         "norm-over-both": ("norm over positions and features at once", _over(1, 2)),
     },
+    look_for="over another axis",
 )
 family(
     "h.{i}.ln_1",
@@ -269,6 +276,7 @@ family(
             _affine(lambda gain, bias: (1.0 + gain, bias)),
         ),
     },
+    look_for="gain or bias",
 )
 family(
     "h.{i}.ln_1",
@@ -278,6 +286,8 @@ family(
         "norm-bfloat16": ("the norms in bfloat16", _norms_in(torch.bfloat16)),
         "norm-float16": ("the norms in float16", _norms_in(torch.float16)),
     },
+    look_for="narrower",
+    family="precision",
 )
 family(
     "h.{i}.ln_1",
@@ -289,6 +299,7 @@ family(
         "ln-1-missing": ("no ln_1", sum_of("ln_1.input")),
         "norms-missing": ("no norms", {"ln_1": sum_of("ln_1.input"), "ln_2": sum_of("ln_2.input")}),
     },
+    look_for=("ln_1 and ln_2 swapped", "ln_1 and ln_2 swapped", "or missing", "or missing"),
 )
 family(
     "h.{i}.ln_2",
@@ -298,6 +309,7 @@ family(
         "ln-1-for-both": ("ln_1 after the MLP too", _ln_2_by_1),
         "ln-2-missing": ("no ln_2", sum_of("ln_2.input")),
     },
+    look_for=("ln_1 and ln_2 swapped", "missing"),
 )
 
 
@@ -325,6 +337,8 @@ def _gelu_in(dtype: torch.dtype) -> Operation:
     "one weight of c_fc off by 1e-4",
     right="weights are those of the checkpoint, to the bit",
     fix="load the weights again",
+    look_for="a wrong element",
+    family="mlp",
     at="h.{i}.mlp.c_fc",
 )
 def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
@@ -351,6 +365,7 @@ family(
         "tanh": ("tanh alone", _active(torch.tanh)),
         "activation-missing": ("no activation", sum_of("mlp.c_fc")),
     },
+    look_for="gelu(approximate='tanh')",
 )
 family(
     "h.{i}.mlp.gelu",
@@ -370,6 +385,7 @@ family(
         ),
         "gelu-not-halved": ("GELU without the factor 0.5", _active(lambda x: 2.0 * _gelu(x))),
     },
+    look_for="gelu(approximate='tanh')",
 )
 family(
     "h.{i}.mlp.gelu",
@@ -384,6 +400,7 @@ family(
             },
         )
     },
+    look_for="gelu(approximate='tanh')",
 )
 family(
     "h.{i}.mlp.gelu",
@@ -393,6 +410,8 @@ family(
         "gelu-bfloat16": ("GELU in bfloat16", _gelu_in(torch.bfloat16)),
         "gelu-float16": ("GELU in float16", _gelu_in(torch.float16)),
     },
+    look_for="narrower",
+    family="precision",
 )
 
 
@@ -414,6 +433,8 @@ family(
     "each block runs, once",
     "for block in self.h: x = block(x)",
     {"block-skipped": ("a block skipped", sum_of("<x"))},
+    look_for="a block skipped",
+    family="blocks",
 )
 
 
@@ -422,6 +443,8 @@ family(
     "blocks in reverse order",
     right="block 0 is the first",
     fix="for block in self.h: x = block(x)",
+    look_for="blocks in another order",
+    family="blocks",
     at="h.0.attn.query",
 )
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
@@ -433,6 +456,8 @@ def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     "blocks 0 and 1 swapped",
     right="block 0 is the first",
     fix="load the tensors h.0.* into block 0",
+    look_for="blocks in another order",
+    family="blocks",
     at="h.0.attn.query",
 )
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
@@ -444,6 +469,8 @@ def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     "one block in place of all",
     right="each block has weights of its own",
     fix="nn.ModuleList([Block() for _ in range(n_layer)])",
+    look_for="blocks in another order",
+    family="blocks",
     at="h.1.attn.query",
 )
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
@@ -455,6 +482,8 @@ def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     "blocks sorted as strings: 0 1 10 11 2",
     right="their order is that of the numbers",
     fix='sorted(names, key=lambda name: int(name.split(".")[1]))',
+    look_for="blocks sorted as strings",
+    family="blocks",
     at="h.2.attn.query",
 )
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
@@ -486,6 +515,7 @@ family(
             lambda op: normed(op, "<x", f"h.{op.n_layer - 1}.ln_2") @ _table(op).T,
         ),
     },
+    look_for="final norm",
 )
 
 
@@ -494,6 +524,8 @@ family(
     "a head that is not the embedding",
     right="GPT-1 multiplies by the token table",
     fix="lm_head.weight = tokens_embed.weight",
+    look_for="not tokens_embed.weight transposed",
+    family="head",
     at="logits",
     reads={"embeddings.tokens": lambda op: op.parameter("tokens_embed.table")[op.token_ids]},
 )
@@ -522,6 +554,7 @@ family(
             _of_logits(lambda logits: 30.0 * torch.tanh(logits / 30.0)),
         ),
     },
+    look_for=("a bias", "scaled", "capped"),
 )
 family(
     "logits",
@@ -534,6 +567,7 @@ family(
             _of_logits(partial(torch.log_softmax, dim=-1)),
         ),
     },
+    look_for="softmax",
 )
 family(
     "logits",
@@ -545,6 +579,7 @@ family(
             _of_logits(lambda logits: logits.roll(1, 1)),
         )
     },
+    look_for="position before",
 )
 
 

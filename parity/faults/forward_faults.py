@@ -6,7 +6,7 @@ have these faults. No two are equal, and each changes the logits.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -38,10 +38,12 @@ class ForwardFault(Fault):
     Attributes:
         right: What GPT-1 has instead, in a clause.
         fix: The right code, or what to do.
+        inputs: Which ids show it, a key of `INPUTS`.
     """
 
     right: str
     fix: str
+    inputs: str = "one row"
 
     @property
     def operations(self) -> Mapping[str, Operation]:
@@ -86,10 +88,22 @@ Faults = Mapping[str, tuple[str, Operation | Mapping[str, Operation]]]
 """Faults by name: what is wrong, and the code."""
 
 
-def family(at: str, right: str, fix: str, faults: Faults) -> None:
-    """Register faults that share the first tap that differs, what is right, and the fix."""
-    for name, (what, code) in faults.items():
-        ForwardFault.register(name, what, at=at, right=right, fix=fix)(code)
+def family(
+    at: str,
+    right: str,
+    fix: str,
+    faults: Faults,
+    look_for: str | Sequence[str],
+    **shared: str,
+) -> None:
+    """Register faults that share the first tap that differs, what is right, and the fix.
+
+    `look_for` is one text for all, or one for each; `shared` are other fields.
+    """
+    words = [look_for] * len(faults) if isinstance(look_for, str) else look_for
+    for (name, (what, code)), word in zip(faults.items(), words, strict=True):
+        details = {"right": right, "fix": fix, "look_for": word, **shared}
+        ForwardFault.register(name, what, at=at, **details)(code)
 
 
 def sum_of(*kinds: str) -> Operation:
@@ -107,7 +121,21 @@ def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).to(x.dtype)
 
 
-def _dropped(kind: str) -> Operation:
+Norm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""A layer norm: a function of the input, gain, bias and epsilon."""
+
+
+def normed_by(function: Norm) -> dict[str, Operation]:
+    """Return both norms done wrong."""
+
+    def operation(op: Op, norm: str) -> Tensor:
+        gain, bias = op.parameter(f"{norm}.weight"), op.parameter(f"{norm}.bias")
+        return function(op.input(f"{norm}.input"), gain, bias, op.epsilon)
+
+    return {norm: partial(operation, norm=norm) for norm in ("ln_1", "ln_2")}
+
+
+def dropped(kind: str) -> Operation:
     """Return an operation followed by dropout, of the same elements at each call."""
 
     def operation(op: Op) -> Tensor:
@@ -125,7 +153,7 @@ _PROBABILITY = 0.1
 # Embeddings.
 
 
-def _looked_up(places: Callable[[Op], Tensor]) -> Operation:
+def looked_up(places: Callable[[Op], Tensor]) -> Operation:
     """Return the rows of wrong positions."""
 
     def operation(op: Op) -> Tensor:
@@ -164,6 +192,7 @@ def bare_norm(x: Tensor) -> Tensor:
     right="its first rows are those of the tokens",
     fix="tokens, positions = table[:vocab_size], table[vocab_size:]",
     at="embeddings.tokens",
+    look_for="reordered",
 )
 def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
     tokens, positions = "tokens_embed.weight", "positions_embed.weight"
@@ -182,26 +211,34 @@ family(
             lambda op: op.parameter("tokens_embed.weight").roll(-1, 0)[op.token_ids],
         )
     },
+    look_for="shifted by one",
 )
 family(
     "embeddings.positions",
     "GPT-1 counts every token, from 0",
     "positions_embed(torch.arange(ids.shape[1]))",
     {
-        "positions-from-one": ("positions counted from 1", _looked_up(lambda op: op.positions + 1)),
-        "positions-from-two": ("positions counted from 2", _looked_up(lambda op: op.positions + 2)),
-        "positions-zero": ("every token at position 0", _looked_up(lambda op: 0 * op.positions)),
+        "positions-from-one": ("positions counted from 1", looked_up(lambda op: op.positions + 1)),
+        "positions-from-two": ("positions counted from 2", looked_up(lambda op: op.positions + 2)),
+        "positions-zero": ("every token at position 0", looked_up(lambda op: 0 * op.positions)),
         "positions-reversed": (
             "positions counted from the end",
-            _looked_up(lambda op: op.positions.flip(-1)),
+            looked_up(lambda op: op.positions.flip(-1)),
         ),
     },
+    look_for=(
+        "positions counted from 1",
+        "positions counted from 1",
+        "all at position 0",
+        "from the end",
+    ),
 )
 family(
     "embeddings.positions",
     "GPT-1 has a trained table",
     "positions_embed = nn.Embedding(n_positions, n_embd)",
     {"positions-sinusoidal": ("sines and cosines for positions", _sinusoids)},
+    look_for="sinusoidal",
 )
 family(
     "embeddings",
@@ -226,12 +263,20 @@ family(
             _embedded(lambda tokens, places: bare_norm(tokens + places)),
         ),
     },
+    look_for=(
+        "positions missing",
+        "scaled by sqrt(n_embd)",
+        "scaled by sqrt(n_embd)",
+        "token types",
+        "a norm",
+    ),
 )
 family(
     "embeddings",
     "GPT-1 counts every token",
     "positions_embed(torch.arange(ids.shape[1]))",
     {"positions-skip-id-0": ("positions not counted at id 0, as at padding", _skipping_id_0)},
+    look_for="padding",
 )
 family(
     "embeddings",
@@ -240,9 +285,11 @@ family(
     {
         "dropout-left-on": (
             "dropout left on",
-            {kind: _dropped(kind) for kind in ("embeddings", "attn.weights", "attn", "mlp")},
+            {kind: dropped(kind) for kind in ("embeddings", "attn.weights", "attn", "mlp")},
         )
     },
+    look_for="dropout left on",
+    family="dropout",
 )
 
 
@@ -325,12 +372,14 @@ family(
         "order-value-query-key": ("c_attn read as value, query, key", _order(1, 2, 0)),
         "packed-by-head": ("c_attn read as query, key, value of each head", _qkv(_packed_by_head)),
     },
+    look_for="order not query, key, value",
 )
 family(
     "h.{i}.attn.key",
     "c_attn holds query, key and value in this order",
     "query, key, value = c_attn(x).split(n_embd, dim=2)",
     {"key-value-swapped": ("key and value swapped", _order(0, 2, 1))},
+    look_for="order not query, key, value",
 )
 family(
     "h.{i}.attn.query",
@@ -340,6 +389,7 @@ family(
         "heads-interleaved": ("heads take every n_head-th feature", _qkv(_interleaved)),
         "heads-split-without-transpose": ("heads without the transpose", _qkv(_not_transposed)),
     },
+    look_for=("heads interleaved", "without transpose"),
 )
 family(
     "h.{i}.attn.query",
@@ -349,6 +399,7 @@ family(
         "heads-fewer": ("too few heads", _heads(_fewer)),
         "heads-more": ("too many heads", _heads(_more)),
     },
+    look_for="[batch head time head_width]",
 )
 
 
@@ -401,6 +452,7 @@ family(
             {"attn.scores": _scored(lambda _op, _width: 1.0), "attn.weights": _scaled_weights},
         ),
     },
+    look_for="the scale",
 )
 family(
     "h.{i}.attn.scores",
@@ -413,6 +465,7 @@ family(
             lambda op: OPERATIONS["attn.scores"](op).transpose(-2, -1),
         ),
     },
+    look_for=("query with itself", "transposed"),
 )
 
 
@@ -464,6 +517,8 @@ family(
             _masked(lambda every: every.tril().triu(-1)),
         ),
     },
+    look_for="mask",
+    family="mask",
 )
 family(
     "h.{i}.attn.weights",
@@ -481,6 +536,8 @@ family(
             lambda op: softmax(op.input("attn.scores")) * _causal(op),
         ),
     },
+    look_for="mask",
+    family="mask",
 )
 family(
     "h.{i}.attn.weights",
@@ -500,6 +557,8 @@ family(
             _masked(torch.tril, hidden=0.0, function=lambda scores: scores),
         ),
     },
+    look_for=("softmax not over keys", "softmax not over keys", "no softmax"),
+    family="softmax",
 )
 family(
     "h.{i}.attn.weights",
@@ -509,12 +568,16 @@ family(
         "softmax-bfloat16": ("the softmax in bfloat16", _softmax_in(torch.bfloat16)),
         "softmax-float16": ("the softmax in float16", _softmax_in(torch.float16)),
     },
+    look_for="narrower",
+    family="precision",
 )
 family(
     "h.{i}.attn.weights",
     "it is for training alone",
     "functional.dropout(weights, p, training=self.training)",
-    {"attention-dropout-left-on": ("attention's dropout left on", _dropped("attn.weights"))},
+    {"attention-dropout-left-on": ("attention's dropout left on", dropped("attn.weights"))},
+    look_for="dropout left on",
+    family="dropout",
 )
 
 
@@ -545,6 +608,7 @@ family(
             _merged(lambda x: x.permute(0, 2, 3, 1).flatten(-2)),
         ),
     },
+    look_for="heads merged",
 )
 family(
     "h.{i}.attn.context",
@@ -558,12 +622,14 @@ family(
             ),
         )
     },
+    look_for="weights transposed",
 )
 family(
     "h.{i}.attn",
     "GPT-1 has c_proj there",
     "c_proj(context)",
     {"projection-missing": ("no projection after attention", sum_of("attn.context"))},
+    look_for="no c_proj",
 )
 
 
@@ -634,6 +700,8 @@ for _at, _faults in _LAYOUTS.items():
         "the weight is [in, out]",
         "x @ weight + bias; of an nn.Linear, linear.weight.copy_(weight.T)",
         _faults,
+        look_for="c_proj transposed" if _at == "h.{i}.attn" else "[out, in]",
+        family="linear",
     )
 
 _DROPPED_BIASES: Mapping[str, Faults] = {
@@ -650,4 +718,5 @@ _DROPPED_BIASES: Mapping[str, Faults] = {
     },
 }
 for _at, _faults in _DROPPED_BIASES.items():
-    family(_at, "each linear layer of GPT-1 has one", "x @ weight + bias", _faults)
+    right, fix = "each linear layer of GPT-1 has one", "x @ weight + bias"
+    family(_at, right, fix, _faults, look_for="bias dropped", family="linear")

@@ -4,6 +4,7 @@ Each kind of fault has a module, which defines a subclass of `Fault` and how it 
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -23,12 +24,27 @@ class Fault:
         what: The mistake, in a phrase.
         at: Where a check must see it first; `{i}` is the block.
         code: The mistake, as code; its type depends on the kind of fault.
+        family: Faults that are alike have one; empty for that of the place, `group`.
+        look_for: Words of the cause that the check must give.
+        proof: Why it changes nothing, if it is equivalent to right code; else empty.
     """
 
     name: str
     what: str
     at: str
     code: Any
+    family: str = ""
+    look_for: str = ""
+    proof: str = ""
+
+    @property
+    def group(self) -> str:
+        """The family, or where none is given the place: `at` without block, step and variant."""
+        if self.family:
+            return self.family
+        parts = re.sub(r"\{\w+\}|\b\d+\b", "", self.at.removeprefix("h.")).split(".")
+        first = next(part for part in parts if part)
+        return _GROUPS.get(first, first)
 
     @classmethod
     def register(
@@ -57,6 +73,15 @@ class Fault:
         """
         return self.at.format(i=block, **names)
 
+
+_GROUPS = {
+    "attn": "attention",
+    "ln_1": "norm",
+    "ln_2": "norm",
+    "logits": "head",
+    "tokens_embed": "embeddings",
+    "positions_embed": "embeddings",
+}
 
 F = TypeVar("F", bound=Fault)
 

@@ -84,6 +84,7 @@ OPTIONS = {
     },
     "golden": {"--weights", "--strict", *REPORTING},
     "drift": {"runs", "--require", "--same-code", *REPORTING},
+    "selftest": {"--weights", "--strict", "--faults", *REPORTING},
 }
 
 
@@ -125,7 +126,7 @@ def test_no_verb_prints_the_help(check: Check) -> None:
     ("typed", "named"),
     [
         *(("layerwis", "'layerwise'"), ("weigths", "'weights'"), ("docter", "'doctor'")),
-        *(("selftest", "selftest"), ("train", "train")),
+        *(("selftets", "'selftest'"), ("train", "train")),
     ],
 )
 def test_an_unknown_verb_is_named_or_corrected(typed: str, named: str, check: Check) -> None:
@@ -199,6 +200,7 @@ EVERYTHING = {
     "--debug": (None, {"debug": True}),
     "--require": ("a", {"require": ("a",)}),
     "--same-code": (None, {"same_code": True}),
+    "--faults": ("gelu*", {"faults": "gelu*"}),
     "runs": ("b", {"runs": (Path("runs"), Path("b"))}),  # no option: both words are arguments
     "sources": ("b", {"sources": ("sources", "b")}),
 }

@@ -27,6 +27,8 @@ from parity.operations import (
     layer_norm,
     linear,
     merge_heads,
+    softmax,
+    split_heads,
 )
 from scratch_gpt.model import GPT
 
@@ -61,6 +63,7 @@ class BackwardFault(Fault):
     "loss-not-divided",
     "the loss's gradient not divided by the number of targets",
     at="logits",
+    look_for="not divided by the number of targets",
     taps=("logits",),
     behind=True,
 )
@@ -73,6 +76,7 @@ def _(value: Tensor, op: Op) -> Tensor:
     "head-detached",
     "the head's path into the tied embedding is cut",
     at="tokens_embed.weight",
+    look_for="only one of its two paths",
     taps=("logits",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -83,6 +87,7 @@ def _(_value: Tensor, op: Op) -> Tensor:
     "lookup-detached",
     "the lookup's path into the tied embedding is cut",
     at="tokens_embed.weight",
+    look_for="only one of its two paths",
     taps=("embeddings.tokens",),
 )
 def _(value: Tensor, _op: Op) -> Tensor:
@@ -93,6 +98,7 @@ def _(value: Tensor, _op: Op) -> Tensor:
     "repeat-overwritten",
     "of a token that occurs twice, the last gradient overwrites the others",
     at="tokens_embed.weight",
+    look_for="occurs twice",
     taps=("embeddings.tokens",),
 )
 def _(value: Tensor, op: Op) -> Tensor:
@@ -106,6 +112,7 @@ def _(value: Tensor, op: Op) -> Tensor:
     "norm-without-mean",
     "layer norm's backward without the term of the mean",
     at="h.{i}.ln_1.input",
+    look_for="subtracts the gradient's mean",
     taps=("h.{i}.ln_1",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -120,6 +127,7 @@ def _(_value: Tensor, op: Op) -> Tensor:
     "norm-without-variance",
     "layer norm's backward without the term of the variance",
     at="h.{i}.ln_1.input",
+    look_for="through the variance",
     taps=("h.{i}.ln_1",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -131,6 +139,7 @@ def _(_value: Tensor, op: Op) -> Tensor:
     "gain-of-one-row",
     "the gradient of ln_1's gain is that of one row",
     at="h.{i}.ln_1.weight",
+    look_for="too few rows",
     taps=("h.{i}.ln_1",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -144,6 +153,7 @@ def _(_value: Tensor, op: Op) -> Tensor:
     "bias-of-one-row",
     "the gradient of c_fc's bias is that of one row",
     at="h.{i}.mlp.c_fc.bias",
+    look_for="one row",
     taps=("h.{i}.mlp.c_fc",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -156,6 +166,7 @@ def _(_value: Tensor, op: Op) -> Tensor:
     "erf-derivative",
     "the derivative of the erf GELU",
     at="h.{i}.mlp.c_fc",
+    look_for="erf form",
     taps=("h.{i}.mlp.gelu",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -167,6 +178,7 @@ def _(_value: Tensor, op: Op) -> Tensor:
     "delta-missing",
     "the softmax's backward without its row term",
     at="h.{i}.attn.scores",
+    look_for="row term (delta)",
     taps=("h.{i}.attn.weights", "h.{i}.attn.context"),
 )
 def _(value: Tensor, op: Op) -> Tensor:
@@ -183,6 +195,7 @@ def _(value: Tensor, op: Op) -> Tensor:
     "scale-missing-behind",
     "the query's gradient without 1/sqrt(head_width)",
     at="h.{i}.attn.query",
+    look_for="1/sqrt(head_width) is missing",
     taps=("h.{i}.attn.query",),
     behind=True,
 )
@@ -194,6 +207,7 @@ def _(value: Tensor, _op: Op) -> Tensor:
     "transpose-missing",
     "the backward of attention's c_proj multiplies by the matrix, not its transpose",
     at="h.{i}.attn.context",
+    look_for="must be transposed",
     taps=("h.{i}.attn",),
 )
 def _(_value: Tensor, op: Op) -> Tensor:
@@ -206,6 +220,8 @@ def _(_value: Tensor, op: Op) -> Tensor:
     "residual-cut",
     "no gradient through the residual around attention",
     at="<before",
+    look_for="a branch is missing",
+    family="residual",
     taps=("h.{i}.ln_1.input",),
 )
 def _(value: Tensor, op: Op) -> Tensor:
@@ -216,10 +232,241 @@ def _(value: Tensor, op: Op) -> Tensor:
     "doubled",
     "the gradient of the MLP's output added twice",
     at="h.{i}.mlp.c_proj.weight",
+    look_for="counted twice",
     taps=("h.{i}.mlp",),
 )
 def _(value: Tensor, _op: Op) -> Tensor:
     return 2.0 * value
+
+
+# Attention, as hand-written and tiled kernels get it wrong.
+
+
+def _context_of(value: Tensor, weights: Tensor, op: Op) -> Tensor:
+    """Return what is grafted at the weights, or at the context: values keep their gradient."""
+    if op.is_formed("attn.scores"):
+        return weights
+    values, right = op.input("attn.value"), op.input("attn.weights").detach()
+    return merge_heads(weights @ values.detach() + right @ values).view_as(value)
+
+
+@BackwardFault.register(
+    "mask-missing-behind",
+    "the softmax's backward without the causal mask",
+    at="h.{i}.attn.scores",
+    look_for="hidden keys get a share",
+    family="mask",
+    taps=("h.{i}.attn.weights", "h.{i}.attn.context"),
+)
+def _(value: Tensor, op: Op) -> Tensor:
+    return _context_of(value, softmax(op.input("attn.scores")), op)
+
+
+@BackwardFault.register(
+    "mask-late-behind",
+    "the softmax's backward with a mask that is off by one",
+    at="h.{i}.attn.scores",
+    look_for="hidden keys get a share",
+    family="mask",
+    taps=("h.{i}.attn.weights", "h.{i}.attn.context"),
+)
+def _(value: Tensor, op: Op) -> Tensor:
+    scores = op.input("attn.scores")
+    visible = torch.ones_like(scores[0, 0], dtype=torch.bool).tril(1)
+    return _context_of(value, softmax(scores.masked_fill(~visible, -math.inf)), op)
+
+
+@BackwardFault.register(
+    "key-scale-missing-behind",
+    "the key's gradient without 1/sqrt(head_width)",
+    at="h.{i}.attn.key",
+    look_for="1/sqrt(head_width) is missing",
+    taps=("h.{i}.attn.key",),
+    behind=True,
+)
+def _(value: Tensor, _op: Op) -> Tensor:
+    return value * math.sqrt(value.shape[-1])
+
+
+@BackwardFault.register(
+    "scale-twice-behind",
+    "the query's gradient scaled twice",
+    at="h.{i}.attn.query",
+    look_for="applied twice",
+    taps=("h.{i}.attn.query",),
+    behind=True,
+)
+def _(value: Tensor, _op: Op) -> Tensor:
+    return value / math.sqrt(value.shape[-1])
+
+
+@BackwardFault.register(
+    "value-detached",
+    "no gradient through the values",
+    at="h.{i}.attn.c_attn.weight",
+    look_for="a path cut",
+    taps=("h.{i}.attn.value",),
+)
+def _(value: Tensor, _op: Op) -> Tensor:
+    return value.detach().requires_grad_()
+
+
+@BackwardFault.register(
+    "c-attn-bias-of-one-text",
+    "the gradient of c_attn's bias is that of one text",
+    at="h.{i}.attn.c_attn.bias",
+    look_for="not over all rows",
+    taps=("h.{i}.attn.query",),
+)
+def _(_value: Tensor, op: Op) -> Tensor:
+    x, width = op.input("<x"), op.input("<x").shape[-1]
+    bias = op.parameter("attn.c_attn.bias")[:width]
+    fixed, first = bias.detach(), torch.zeros_like(x[..., :1])
+    first[0] = 1.0
+    right = linear(x, op.parameter("attn.c_attn.weight")[:, :width], fixed)
+    return split_heads(right + first * (bias - fixed), op.n_head)
+
+
+# The MLP, norms and sums, as hand-written and fused kernels get them wrong.
+
+
+@BackwardFault.register(
+    "gelu-straight-through",
+    "GELU hands its gradient on as it is",
+    at="h.{i}.mlp.c_fc",
+    look_for="the derivative of GELU",
+    taps=("h.{i}.mlp.gelu",),
+)
+def _(_value: Tensor, op: Op) -> Tensor:
+    return 1.0 * op.input("mlp.c_fc")
+
+
+@BackwardFault.register(
+    "gelu-inner-missing",
+    "the derivative of GELU without the term from inside the tanh",
+    at="h.{i}.mlp.c_fc",
+    look_for="inside the tanh",
+    taps=("h.{i}.mlp.gelu",),
+)
+def _(_value: Tensor, op: Op) -> Tensor:
+    x = op.input("mlp.c_fc")
+    inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
+    return 0.5 * x * (1.0 + torch.tanh(inner).detach())
+
+
+@BackwardFault.register(
+    "bias-averaged",
+    "the gradient of c_fc's bias is averaged over the rows",
+    at="h.{i}.mlp.c_fc.bias",
+    look_for="averaged",
+    taps=("h.{i}.mlp.c_fc",),
+)
+def _(_value: Tensor, op: Op) -> Tensor:
+    x, bias = op.input("ln_1"), op.parameter("mlp.c_fc.bias")
+    fixed = bias.detach()
+    share = (bias - fixed) / float(x.shape[0] * x.shape[1])
+    return linear(x, op.parameter("mlp.c_fc.weight"), fixed) + share
+
+
+@BackwardFault.register(
+    "mlp-detached",
+    "no gradient through the MLP",
+    at="h.{i}.mlp.c_proj.weight",
+    look_for="no gradient ever reached it",
+    taps=("h.{i}.mlp",),
+)
+def _(value: Tensor, _op: Op) -> Tensor:
+    return value.detach().requires_grad_()
+
+
+@BackwardFault.register(
+    "norm-without-gain",
+    "layer norm's backward without the gain",
+    at="h.{i}.ln_1.input",
+    look_for="the gain is left out",
+    taps=("h.{i}.ln_1",),
+)
+def _(_value: Tensor, op: Op) -> Tensor:
+    x, gain, bias = op.input("ln_1.input"), op.parameter("ln_1.weight"), op.parameter("ln_1.bias")
+    normalized = layer_norm(x, torch.ones_like(gain), torch.zeros_like(bias), op.epsilon)
+    return normalized + normalized.detach() * gain + bias
+
+
+@BackwardFault.register(
+    "residual-twice",
+    "the gradient through the residual around the MLP added twice",
+    at="h.{i}.ln_1",
+    look_for="counted twice",
+    family="residual",
+    taps=("h.{i}.ln_2.input",),
+)
+def _(value: Tensor, op: Op) -> Tensor:
+    return value + (op.input("ln_1") - op.input("ln_1").detach())
+
+
+@BackwardFault.register(
+    "gradient-bfloat16",
+    "the gradient of c_fc's output rounded to bfloat16",
+    at="h.{i}.mlp.c_fc",
+    look_for="a narrower dtype",
+    family="precision",
+    taps=("h.{i}.mlp.c_fc",),
+    behind=True,
+)
+def _(value: Tensor, _op: Op) -> Tensor:
+    return cast("Tensor", _Rounded.apply(value, torch.bfloat16))  # type: ignore[no-untyped-call]
+
+
+@BackwardFault.register(
+    "gradient-float32",
+    "the gradient of the sum after attention rounded to float32",
+    at="h.{i}.ln_1.input",
+    look_for="a narrower dtype",
+    family="precision",
+    taps=("h.{i}.ln_1.input",),
+    behind=True,
+)
+def _(value: Tensor, _op: Op) -> Tensor:
+    return cast("Tensor", _Rounded.apply(value, torch.float32))  # type: ignore[no-untyped-call]
+
+
+# Embeddings.
+
+
+@BackwardFault.register(
+    "head-halved",
+    "the head's and the lookup's gradients averaged, where they are added",
+    at="tokens_embed.weight",
+    look_for="averaged",
+    taps=("logits",),
+)
+def _(_value: Tensor, op: Op) -> Tensor:
+    table = op.parameter("tokens_embed.weight")
+    return op.input("<x") @ (0.5 * table + 0.5 * table.detach()).T
+
+
+@BackwardFault.register(
+    "positions-averaged",
+    "the gradients of positions averaged over the batch",
+    at="positions_embed.weight",
+    look_for="averaged",
+    taps=("embeddings.positions",),
+)
+def _(value: Tensor, op: Op) -> Tensor:
+    return value / float(op.token_ids.shape[0])
+
+
+class _Rounded(Function):
+    """A tensor whose gradient is rounded to another dtype."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, value: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = dtype  # type: ignore[attr-defined]
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].to(ctx.dtype).to(gradients[0].dtype), None  # type: ignore[attr-defined]
 
 
 def _constant_variance(x: Tensor, epsilon: float) -> Tensor:

@@ -40,11 +40,17 @@ _NEXT = (
     "or value's), or the product was with the weight and not with its transpose"
 )
 _GAIN = "the gain's gradient: of the rows before they were normalised, or summed over too few rows"
-_BIAS = "the bias's gradient: summed over one row or over the batch alone, not over all rows"
-_MATRIX = "the product of the operation's input and its output's gradient: rows left out, an axis"
+_BIAS = (
+    "the bias's gradient: summed over one row or over the batch alone, not over all rows, or "
+    "averaged"
+)
+_MATRIX = (
+    "the product of the operation's input and its output's gradient: rows left out, an axis, a "
+    "path cut or counted twice"
+)
 _NORM = (
     "the backward of the layer norm: the term that subtracts the gradient's mean is missing, or "
-    "the one through the variance; the gain is left out"
+    "the one through the variance; the gain is left out; a narrower dtype"
 )
 _CORE = (
     "the backward of attention: the softmax's row term (delta) is missing, 1/sqrt(head_width) "
@@ -63,14 +69,16 @@ BLOCK = (
     Gradient(
         "mlp.c_fc",
         ("mlp.gelu",),
-        "the derivative of GELU: the erf form's, or without the term from inside the tanh",
+        "the derivative of GELU: the erf form's, or without the term from inside the tanh; a "
+        "narrower dtype",
     ),
     Gradient("mlp.c_fc.weight", ("mlp.c_fc",), _MATRIX),
     Gradient("mlp.c_fc.bias", ("mlp.c_fc",), _BIAS),
     Gradient(
         "ln_1",
         ("ln_2.input", "mlp.c_fc"),
-        "the sum of two paths: the residual's, or the one through the MLP, is missing",
+        "the sum of two paths: the residual's, or the one through the MLP, is missing or counted "
+        "twice",
     ),
     Gradient("ln_1.weight", ("ln_1",), _GAIN),
     Gradient("ln_1.bias", ("ln_1",), _BIAS),
@@ -92,7 +100,8 @@ BLOCK = (
     Gradient(
         "attn.scores",
         ("attn.weights",),
-        "the backward of the softmax: the row term (delta) that makes its gradient sum to 0",
+        "the backward of the softmax: the row term (delta) that makes its gradient sum to 0 is "
+        "missing; hidden keys get a share",
         Axes.SCORES,
     ),
     Gradient("attn.value", ("attn.context",), "the product of the weights' transpose; the mask"),
@@ -108,14 +117,15 @@ EMBEDDINGS = (
     Gradient(
         "positions_embed.weight",
         ("embeddings.positions",),
-        "a position's rows of the batch are not summed, or padding adds to a position",
+        "a position's rows of the batch are averaged or left out, not summed, or padding adds to "
+        "a position",
     ),
     Gradient("embeddings.tokens", ("embeddings",), "the sum hands its gradient on as it is"),
     Gradient(
         "tokens_embed.weight",
         ("embeddings.tokens", "logits"),
-        "the tied embedding has only one of its two paths (the lookup's or the head's); a token "
-        "that occurs twice is written, not added",
+        "the tied embedding has only one of its two paths (the lookup's or the head's), or both "
+        "averaged; a token that occurs twice is written, not added",
     ),
 )
 
