@@ -42,6 +42,11 @@ VERBS = {
     "generation": Verb(options.GenerationOptions, "parity.verbs:generation", ("generation",)),
     "golden": Verb(options.GoldenOptions, "parity.verbs:golden"),
     "drift": Verb(options.DriftOptions, "parity.verbs:drift"),
+    "all": Verb(
+        options.AllOptions,
+        "parity.verbs:all_checks",
+        ("forward", "backward", "tokenizer", "training", "generation"),
+    ),
 }
 """Every verb; its functions are imported when it runs."""
 

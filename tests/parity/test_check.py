@@ -79,6 +79,7 @@ OPTIONS = {
     },
     "golden": {"--weights", "--strict", *REPORTING},
     "drift": {"runs", "--require", "--same-code", *REPORTING},
+    "all": {"--weights", "--candidate", "--inject-fault", "--device", "--keep-going", *REPORTING},
 }
 
 
@@ -193,6 +194,7 @@ EVERYTHING = {
     "--strict": (None, {"strict": True}),
     "--debug": (None, {"debug": True}),
     "--require": ("a", {"require": ("a",)}),
+    "--keep-going": (None, {"keep_going": True}),
     "--same-code": (None, {"same_code": True}),
     "runs": ("b", {"runs": (Path("runs"), Path("b"))}),  # no option: both words are arguments
     "sources": ("b", {"sources": ("sources", "b")}),
@@ -266,6 +268,13 @@ FAULTS = {
     },
     "training": TRAINING_FAULTS,
     "generation": GENERATION_FAULTS,
+    "all": {
+        **FORWARD_FAULTS,
+        **BACKWARD_FAULTS,
+        **TOKENIZER_FAULTS,
+        **TRAINING_FAULTS,
+        **GENERATION_FAULTS,
+    },
 }
 
 
