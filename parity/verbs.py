@@ -668,34 +668,33 @@ def _verbs_of_all(
     """Return the verbs in causal order, each with its options; the fault is in that of its kind."""
     given: dict[str, Any] = {"weights": options.weights}
     of_model = {**given, "candidate": options.candidate}
-    longest, fault = source.config["n_positions"], options.inject_fault
-    is_large = plan_of_all.is_large(source.config)
-    few: dict[str, Any] = {"num_prompts": 2, "max_new_tokens": 8} if is_large else {}
-    short = {"seq_len": min(128, longest), "device": options.device}
+    longest, fault = int(source.config["n_positions"]), options.inject_fault
+    steps: dict[str, Any] = {"seq_len": min(TrainingOptions.seq_len, longest)}
+    texts: dict[str, Any] = {"max_new_tokens": min(32, longest // 2)}
+    words: dict[str, Any] = {}
+    if plan_of_all.is_large(source.config):  # moments in two dtypes on two backends take 10 GB
+        steps |= {"steps": 2, "dtype": "float64", "backend": "fused"}
+        texts = {"num_prompts": 2, "max_new_tokens": 8}
+    if fault and kind is TrainingFault and faults_of(TrainingFault)[fault].dropout:
+        steps |= {"dropout": True, "backend": "plain"}
+    if fault and kind is TokenizerFault:
+        words = {"pretokenizer": faults_of(TokenizerFault)[fault].of[0]}
 
     def injected(wanted: type[Fault]) -> dict[str, Any]:
         return {"inject_fault": fault} if kind is wanted else {}
 
-    dropout: dict[str, Any] = {}
-    if fault and kind is TrainingFault:
-        dropout = {"dropout": True} if faults_of(TrainingFault)[fault].dropout else {}
-    words: dict[str, Any] = {}
-    if fault and kind is TokenizerFault:
-        words = {"pretokenizer": faults_of(TokenizerFault)[fault].of[0]}
+    rows: dict[str, Any] = {"seq_len": min(128, longest), "device": options.device}
     return {
         "doctor": (doctor, DoctorOptions(**given)),
         "weights": (weights, WeightsOptions(**given)),
         "tokens": (tokens, TokensOptions(**given, **words, **injected(TokenizerFault))),
         "layerwise": (layerwise, None),
-        "gradients": (
-            gradients,
-            GradientsOptions(**of_model, **short, **injected(BackwardFault)),
+        "gradients": (gradients, GradientsOptions(**of_model, **rows, **injected(BackwardFault))),
+        "training": (training, TrainingOptions(**of_model, **steps, **injected(TrainingFault))),
+        "generation": (
+            generation,
+            GenerationOptions(**given, **texts, **injected(GenerationFault)),
         ),
-        "training": (
-            training,
-            TrainingOptions(**of_model, **dropout, **injected(TrainingFault)),
-        ),
-        "generation": (generation, GenerationOptions(**given, **few, **injected(GenerationFault))),
         "golden": (golden, GoldenOptions(**given)),
     }
 
