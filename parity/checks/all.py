@@ -361,12 +361,15 @@ def _combined(
     return dataclasses.replace(
         base,
         check="all",
-        plan=Plan.of(counts),
         exit_code=code,
         verdict=verdict_for(code),
         appendix=[*base.appendix, *_tables(by_check, skipped, cases_left)],
         summary=_summary(by_check, counts, skipped, first, cases_left),
-        details={"checks": [_described(one) for one in outcomes], "not_run": dict(skipped)},
+        details={
+            **base.details,
+            "checks": [_described(one) for one in outcomes],
+            "not_run": dict(skipped),
+        },
     )
 
 

@@ -422,6 +422,10 @@ def test_a_forward_fault_stops_at_layerwise(
     assert result.exit_code == 1
     assert [*quick] == ["doctor", "weights", "tokens"]
     assert "\nfirst divergence: h.2.mlp.gelu\n" in result.stdout
+    (row,) = [
+        one for one in result.stdout.splitlines() if one.split()[:2] == ["h.2.mlp.gelu", "plain"]
+    ]
+    assert row.endswith("WRONG")
     line = " ".join(result.stdout.partition("\nFAIL  ")[2].split())
     assert line.startswith(
         "layerwise on one input: first divergence at h.2.mlp.gelu; 4 of 8 checks"
