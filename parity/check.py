@@ -44,6 +44,11 @@ VERBS = {
     "golden": Verb(options.GoldenOptions, "parity.verbs:golden"),
     "drift": Verb(options.DriftOptions, "parity.verbs:drift"),
     "selftest": Verb(options.SelftestOptions, "parity.verbs:selftest"),
+    "all": Verb(
+        options.AllOptions,
+        "parity.verbs:all_checks",
+        ("forward", "backward", "tokenizer", "training", "generation"),
+    ),
 }
 """Every verb; its functions are imported when it runs."""
 

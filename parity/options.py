@@ -457,6 +457,31 @@ class GoldenOptions(LoadOptions, ReportOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AllOptions(WeightsOption, BlockFaultOption, DeviceOption, ReportOptions):
+    """Does every check pass, on every kind of input?
+
+    Runs doctor, weights, tokens, layerwise, gradients, training, generation and, on the released
+    weights, golden, in this order, and ends at the first failure. layerwise runs on a plan of
+    inputs: batches, lengths, padding on either side, edges of tiles, other configs, all backends.
+    A large model runs on fewer inputs, in which every pair of settings occurs. Of a candidate,
+    only the checks of models run.
+
+    Examples:
+      python -m parity.check all --weights tiny
+      python -m parity.check all --weights tiny --inject-fault erf-gelu
+      python -m parity.check all --candidate my_gpt.py --output all.html
+    """
+
+    candidate: str | None = option(
+        None,
+        "Model to check instead of ours: FILE.py, FILE.py:NAME or MODULE:NAME. It is a function "
+        "build(config, weights) that returns it, or a class, or a module.",
+        records=True,
+    )
+    keep_going: bool = option(False, "Run the later checks after a failure too.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DriftOptions(ReportOptions):
     """What changed between versions, machines or states of the code?
 

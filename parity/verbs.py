@@ -7,13 +7,15 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
-from parity.checkpoints.weights import Weights
+from parity.checkpoints.weights import Standing, Weights
+from parity.checks import all as plan_of_all
 from parity.checks import doctor as doctor_check
 from parity.checks import weights as weights_check
 from parity.checks.activations import Recorder, read_activations
@@ -55,12 +57,13 @@ from parity.checks.training.faults import TrainingFault
 from parity.checks.training.runners import TrainingStep, batches
 from parity.checks.two_sources import compare_sources
 from parity.core import backends, inputs
-from parity.core.candidates import build_as_given, build_candidate
-from parity.core.comparison import by_backend, no_progress
+from parity.core.candidates import build_as_given, build_candidate, shows_taps
+from parity.core.candidates import call as call_candidate
+from parity.core.comparison import CANDIDATE, by_backend, no_progress
 from parity.core.inputs import Inputs
-from parity.core.results import Report, exit_code, verdict_for
-from parity.core.runners import build_huggingface, build_ours
-from parity.errors import UsageError, mapped_errors
+from parity.core.results import Mode, Report, exit_code, verdict_for
+from parity.core.runners import build_huggingface, build_ours, model_in_dtype
+from parity.errors import InconclusiveError, UsageError, mapped_errors
 from parity.faults import forward
 from parity.faults.forward import ForwardFault
 from parity.faults.registry import Fault, faults_of, parse
@@ -68,6 +71,7 @@ from parity.known_faults import known_faults
 from parity.options import (
     DEFAULT_SEQ_LEN,
     MOST,
+    AllOptions,
     DoctorOptions,
     DriftOptions,
     ForwardOptions,
@@ -92,6 +96,7 @@ from scratch_gpt.checkpoint.strict_io import require_memory
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.errors import quote
 from scratch_gpt.progress import Progress
+from scratch_gpt.tap import no_tap
 from scratch_gpt.tokenizer.tokenizer import Tokenizer, check_text
 
 IN_A_CANDIDATE = "a fault is injected into our model, not into a candidate"
@@ -435,6 +440,10 @@ def _of_backends(  # noqa: PLR0913 - the options, and what was chosen by them
         identity=identity,
         progress=progress,
     )
+    if isinstance(options, LayerwiseOptions):
+        ran = [] if options.candidate is not None else [*candidates]
+        absent = plan_of_all.not_seen(chosen, ran, options.dtype)
+        report = dataclasses.replace(report, appendix=[*report.appendix, *absent])
     return dataclasses.replace(report, inputs={**report.inputs, **recorded})
 
 
@@ -820,3 +829,150 @@ _BY_VERB: dict[str, Callable[[Path, Fault | None], Report]] = {
     "tokenizer": _tokenized,
 }
 """The run of a verb that finds a fault of a kind."""
+def all_checks(options: AllOptions, progress: Progress) -> Report:
+    """Run every check, and `layerwise` on a plan of inputs.
+
+    Raises:
+        UsageError: A fault is to be injected into a candidate.
+    """
+    if options.candidate is not None and options.inject_fault is not None:
+        raise UsageError(
+            IN_A_CANDIDATE, where="--inject-fault with --candidate", fix="give one of the two"
+        )
+    source = _load(LoadOptions(weights=options.weights), progress)
+    name = options.inject_fault
+    kinds = (ForwardFault, BackwardFault, TokenizerFault, TrainingFault, GenerationFault)
+    kind = next((one for one in kinds if name and name.partition("@")[0] in faults_of(one)), None)
+    found = _verbs_of_all(options, source, kind)
+    is_released = source.provenance.standing is Standing.KNOWN
+    absent = {} if is_released else {"golden": "it needs the released weights"}
+    if options.candidate is not None:
+        names = [name for name in found if name not in _OF_MODELS]
+        absent = dict.fromkeys([*names, "golden"], "it is not of a candidate")
+    checks: list[tuple[str, str, plan_of_all.Check]] = []
+    identity = report_identity(source.identity, source.config)
+    models = _ModelsOfAll(options, source, name if kind is ForwardFault else None)
+    for verb, (run, its_options) in found.items():
+        if verb == "layerwise":
+            plan = plan_of_all.cases(source.config)
+            checks += plan_of_all.layerwise_checks(models.fitting(plan), models, identity)
+        elif verb not in absent:
+            checks.append((verb, "", partial(run, its_options)))
+    report = plan_of_all.run_all(checks, absent, progress, identity, keep_going=options.keep_going)
+    return dataclasses.replace(report, inputs={**report.inputs, **recorded_options(options)})
+
+
+_OF_MODELS = ("doctor", "layerwise", "gradients", "training")
+"""The checks that a candidate can have."""
+
+
+def _verbs_of_all(
+    options: AllOptions, source: Weights, kind: type[Fault] | None
+) -> dict[str, tuple[Callable[..., Report], Any]]:
+    """Return the verbs in causal order, each with its options; the fault is in that of its kind."""
+    given: dict[str, Any] = {"weights": options.weights}
+    of_model = {**given, "candidate": options.candidate}
+    longest, fault = int(source.config["n_positions"]), options.inject_fault
+    steps: dict[str, Any] = {"seq_len": min(TrainingOptions.seq_len, longest)}
+    texts: dict[str, Any] = {"max_new_tokens": min(32, longest // 2)}
+    words: dict[str, Any] = {}
+    if plan_of_all.is_large(source.config):  # moments in two dtypes on two backends take 10 GB
+        steps |= {"steps": 2, "dtype": "float64", "backend": "fused"}
+        texts = {"num_prompts": 2, "max_new_tokens": 8}
+    if fault and kind is TrainingFault and faults_of(TrainingFault)[fault].dropout:
+        steps |= {"dropout": True, "backend": "plain"}
+    if fault and kind is TokenizerFault:
+        words = {"pretokenizer": faults_of(TokenizerFault)[fault].of[0]}
+
+    def injected(wanted: type[Fault]) -> dict[str, Any]:
+        return {"inject_fault": fault} if kind is wanted else {}
+
+    rows: dict[str, Any] = {"seq_len": min(128, longest), "device": options.device}
+    return {
+        "doctor": (doctor, DoctorOptions(**given)),
+        "weights": (weights, WeightsOptions(**given)),
+        "tokens": (tokens, TokensOptions(**given, **words, **injected(TokenizerFault))),
+        "layerwise": (layerwise, None),
+        "gradients": (gradients, GradientsOptions(**of_model, **rows, **injected(BackwardFault))),
+        "training": (training, TrainingOptions(**of_model, **steps, **injected(TrainingFault))),
+        "generation": (
+            generation,
+            GenerationOptions(**given, **texts, **injected(GenerationFault)),
+        ),
+        "golden": (golden, GoldenOptions(**given)),
+    }
+
+
+class _ModelsOfAll:
+    """The models of the plan of inputs, each made once for a config and a dtype."""
+
+    def __init__(self, options: AllOptions, source: Weights, fault: str | None) -> None:
+        self._candidate, self._source, self._fault = options.candidate, source, fault
+        self._device = backends.resolve_device(options.device)
+        found, _ = backends.chosen_backends("all", self._device)
+        self._backends = [name for name in found if fault is None or name in backends.EAGER]
+        self._made: dict[tuple[str, bool], plan_of_all.Both] = {}
+
+    def fitting(self, plan: Sequence[plan_of_all.Case]) -> list[plan_of_all.Case]:
+        """Return the cases that the model takes: a candidate may have no mask, and fixed sizes."""
+        if self._candidate is None:
+            return list(plan)
+        model = build_candidate(self._candidate, self._source)
+        takes_all = shows_taps(model) and _takes_padding(model)
+        return [
+            one
+            for one in plan
+            if not one.config and (takes_all or one.inputs.attention_mask is None)
+        ]
+
+    def __call__(self, case: plan_of_all.Case) -> plan_of_all.Both:
+        """Return the models by backend, and the reference."""
+        in_float64 = set(case.modes) == {Mode.FLOAT64} and self._candidate is None
+        models, reference = self._of(case.config, in_float64=in_float64)
+        wanted = (*case.backends, CANDIDATE)
+        return {name: model for name, model in models.items() if name in wanted}, reference
+
+    def _of(self, config: Mapping[str, Any], *, in_float64: bool) -> plan_of_all.Both:
+        key = str(dict(config)), in_float64
+        if key not in self._made and in_float64:
+            models, reference = self._of(config, in_float64=False)
+            found = model_in_dtype({**models, "huggingface": reference}, torch.float64)
+            theirs = cast("OpenAIGPTLMHeadModel", found.pop("huggingface"))
+            self._made[key] = found, theirs
+        elif key not in self._made:
+            source = self._source
+            if config:
+                source = dataclasses.replace(
+                    source, config={**source.config, **config}, folder=None
+                )
+            reference = build_huggingface(source)
+            nn.Module.to(reference, self._device)
+            models = {name: model.to(self._device) for name, model in self._ours(source).items()}
+            self._made[key] = models, reference
+        return self._made[key]
+
+    def _ours(self, source: Weights) -> dict[str, nn.Module]:
+        if self._candidate is not None:
+            return by_backend(build_candidate(self._candidate, source))
+        right = build_ours(source)
+        models: dict[str, nn.Module] = {name: right.with_backend(name) for name in self._backends}
+        if self._fault is None:
+            return models
+        fault, block = parse(self._fault, [ForwardFault], n_layer=source.config["n_layer"])
+        faulty: dict[str, nn.Module] = {}
+        for name in models:
+            with contextlib.suppress(ValueError):  # not every backend can have every fault
+                faulty[name] = forward.inject(right.with_backend(name), fault.name, block)
+        return faulty
+
+
+def _takes_padding(model: nn.Module) -> bool:
+    given = plan_of_all.padded(torch.zeros(1, 2, dtype=torch.long), "left")
+    try:
+        with torch.no_grad():
+            call_candidate(model, given, no_tap)
+    except InconclusiveError:
+        return False
+    except Exception:  # noqa: BLE001 - the comparison reports it
+        return True
+    return True

@@ -37,14 +37,14 @@ FAILS = r"--inject-fault|broken_gpt\.py|port\.safetensors"
 """Commands that show a failing verdict: exit code 1."""
 
 SLOW = (
-    "README drift generation reading-a-report tokenizer training-check verification weights "
+    "README all drift generation reading-a-report tokenizer training-check verification weights "
     "your-model"
 )
 """Documents with a full-size model, or with more than half a minute of commands."""
 
 VERBS = (
-    "layerwise gradients training tokens generation invariants weights golden drift doctor "
-    "selftest"
+    "all layerwise gradients training tokens generation invariants weights golden drift "
+    "doctor selftest"
 )
 PROGRAMS = "parity.convert scratch_gpt.train scratch_gpt.generate scratch_gpt.data bench.ratios"
 COMMANDS = [*(f"parity.check {verb}" for verb in VERBS.split()), *PROGRAMS.split()]

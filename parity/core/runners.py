@@ -5,11 +5,15 @@
 
 import contextlib
 import copy
+import json
+import tempfile
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
@@ -19,10 +23,11 @@ from parity.checkpoints.weights import Provenance, Weights
 from parity.core import candidates
 from parity.core.inputs import Inputs
 from parity.core.lockstep import Run, TapFunction
-from parity.errors import InconclusiveError
+from parity.errors import ExitCode, InconclusiveError, ParityError, mapped_errors, message_of
 from parity.threads import copy_parallel
 from reference import huggingface, oracle
-from scratch_gpt.config import GPTConfig
+from scratch_gpt.checkpoint.checkpoint import CONFIG, WEIGHTS
+from scratch_gpt.checkpoint.names import listed
 from scratch_gpt.loss import negative_log_likelihood
 from scratch_gpt.model import GPT
 
@@ -271,13 +276,51 @@ def load_pretrained(
 
 
 def build_ours(weights: Weights, backend: str = "plain") -> GPT:
-    """Return our model with a copy of the weights, in evaluation mode."""
-    config = GPTConfig.from_huggingface(weights.config)
-    with torch.device("meta"):
-        model = GPT(config, backend=backend)
-    named = convert(weights.tensors, weights.config, source=Side.OURS, target=Side.OURS)
-    model.load_state_dict(_copies(named), assign=True)
-    return model.eval()
+    """Return our model with the weights as `GPT.from_pretrained` reads them, in evaluation mode.
+
+    It reads the weights' own folder where that has their form. Others are written into a temporary
+    folder first, by the safetensors library and our table of names.
+
+    Raises:
+        LoadingFailedError: It raises, or leaves a parameter without values.
+        EnvironmentUnfitError: The temporary folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = _own_folder(weights)
+        if folder is None:
+            with mapped_errors():
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpt1-")))
+                named = convert(
+                    weights.tensors, weights.config, source=Side.OURS, target=Side.HUGGINGFACE
+                )
+                save_file(named, folder / WEIGHTS)
+                (folder / CONFIG).write_text(json.dumps(dict(weights.config)), encoding="utf-8")
+        try:
+            model = GPT.from_pretrained(folder, backend=backend)
+            empty = [name for name, tensor in model.named_parameters() if tensor.is_meta]
+        except Exception as error:
+            what = f"it raised {type(error).__name__}: {message_of(error)}"
+            raise LoadingFailedError(what, where=_LOADER, fix=_LOAD_ALONE) from error
+    if empty:
+        what = f"it left {listed(empty)} without values"
+        raise LoadingFailedError(what, where=_LOADER, fix=_LOAD_ALONE)
+    return model
+
+
+_LOADER = "GPT.from_pretrained, on weights that Hugging Face's model takes"
+_LOAD_ALONE = "run it alone on a folder that Hugging Face's save_pretrained wrote"
+
+
+class LoadingFailedError(ParityError):
+    """Our model cannot be loaded from sound weights: a difference, as a wrong number is."""
+
+    exit_code = ExitCode.FAIL
+
+
+def _own_folder(weights: Weights) -> Path | None:
+    """Return the folder of the weights if `GPT.from_pretrained` reads the same from it."""
+    names = [file.name for file in weights.provenance.files if not file.name.endswith(".json")]
+    return weights.folder if names == [WEIGHTS] and not weights.provenance.notes else None
 
 
 def build_huggingface(weights: Weights) -> OpenAIGPTLMHeadModel:

@@ -121,7 +121,7 @@ class _Tiled(Function):
         normalizer = query.new_empty(batch, n_head, rows, 1, dtype=accumulate_dtype(query.dtype))
         ceiling = _causal_ceiling(min(tile, time_q), query)
         dropout_masks: list[Tensor] = []
-        for group in _groups(query.shape, key.shape[-2], tile):
+        for group in groups(query.shape, key.shape[-2], tile):
             inputs = _Inputs.of(group, query, key, value, mask, ceiling)
             dropout_masks += _attend(inputs, context[group], normalizer[group], dropout_probability)
         ctx.save_for_backward(query, key, value, mask, context, normalizer, *dropout_masks)  # type: ignore[arg-type]
@@ -138,7 +138,7 @@ class _Tiled(Function):
         gradients = [x.new_zeros(x.shape, dtype=upstream.dtype) for x in (query, key, value)]
         ceiling = _causal_ceiling(min(tile, query.shape[2]), query)
         masks = iter(dropout_masks)
-        for group in _groups(query.shape, key.shape[-2], tile):
+        for group in groups(query.shape, key.shape[-2], tile):
             inputs = _Inputs.of(group, query, key, value, mask, ceiling)
             outputs = _Outputs.of(group, upstream, row_dot, normalizer, *gradients)
             _attend_backward(inputs, outputs, masks, dropout_probability)
@@ -205,7 +205,7 @@ class _Outputs(NamedTuple):
         return cls(*(x[group].flatten(0, 1) for x in tensors))
 
 
-def _groups(shape: tuple[int, ...], time_k: int, tile: int) -> Iterator[slice]:
+def groups(shape: tuple[int, ...], time_k: int, tile: int) -> Iterator[slice]:
     """Yield groups of sequences to process together: as many as fit the cache."""
     batch, n_head, *_ = shape
     together = max(1, _CACHED // (n_head * min(tile, time_k) * time_k))

@@ -85,6 +85,7 @@ OPTIONS = {
     "golden": {"--weights", "--strict", *REPORTING},
     "drift": {"runs", "--require", "--same-code", *REPORTING},
     "selftest": {"--weights", "--strict", "--faults", *REPORTING},
+    "all": {"--weights", "--candidate", "--inject-fault", "--device", "--keep-going", *REPORTING},
 }
 
 
@@ -199,6 +200,7 @@ EVERYTHING = {
     "--strict": (None, {"strict": True}),
     "--debug": (None, {"debug": True}),
     "--require": ("a", {"require": ("a",)}),
+    "--keep-going": (None, {"keep_going": True}),
     "--same-code": (None, {"same_code": True}),
     "--faults": ("gelu*", {"faults": "gelu*"}),
     "runs": ("b", {"runs": (Path("runs"), Path("b"))}),  # no option: both words are arguments
@@ -273,6 +275,13 @@ FAULTS = {
     },
     "training": TRAINING_FAULTS,
     "generation": GENERATION_FAULTS,
+    "all": {
+        **FORWARD_FAULTS,
+        **BACKWARD_FAULTS,
+        **TOKENIZER_FAULTS,
+        **TRAINING_FAULTS,
+        **GENERATION_FAULTS,
+    },
 }
 
 

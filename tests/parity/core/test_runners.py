@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
-from parity.checkpoints.weights import Weights
+from parity.checkpoints.weights import FileDigest, Weights
 from parity.core.inputs import Inputs
 from parity.core.runners import (
+    LoadingFailedError,
     build_huggingface,
     build_ours,
     candidate_run,
@@ -27,6 +29,7 @@ from parity.core.runners import (
 from parity.errors import ExitCode, InconclusiveError, InputRejectedError
 from reference import oracle, surrogate
 from scratch_gpt import GPT
+from scratch_gpt.checkpoint import checkpoint
 from scratch_gpt.loss import negative_log_likelihood
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -420,3 +423,92 @@ def test_weights_that_do_not_fit_build_nothing(
     }
     with pytest.raises(InputRejectedError, match=r"h\.1[12]\.ln_2\.bias"):
         side[0](dataclasses.replace(weights, tensors=tensors | changes[fault]))
+
+
+# Our model is loaded as users load it.
+
+
+def _transposed(state: dict[str, Tensor]) -> None:
+    state["h.5.attn.c_proj.weight"] = state["h.5.attn.c_proj.weight"].T.contiguous()
+
+
+def _swapped(state: dict[str, Tensor]) -> None:
+    for name in [name for name in state if name.startswith("h.4.")]:
+        other = name.replace("h.4.", "h.7.")
+        state[name], state[other] = state[other], state[name]
+
+
+def _dropped(state: dict[str, Tensor]) -> None:
+    state["h.3.mlp.c_fc.bias"] = torch.zeros_like(state["h.3.mlp.c_fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("change", "tap", "form"),
+    [
+        (_transposed, "h.5.attn", "drawn"),
+        (_swapped, "h.4.attn.query", "folder"),
+        (_dropped, "h.3.mlp.c_fc", "folder"),
+    ],
+)
+def test_a_wrong_loader_fails_layerwise(  # noqa: PLR0913 - a test's parameters
+    change: Callable[[dict[str, Tensor]], None],
+    tap: str,
+    form: str,
+    check: Callable[..., Any],
+    ours: GPT,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = str(tmp_path / "model")
+    ours.save_pretrained(folder)
+    load = checkpoint.from_pretrained
+
+    def wrong(directory: Path, *, backend: str) -> GPT:
+        model = load(directory, backend=backend)
+        state = dict(model.state_dict())
+        change(state)
+        model.load_state_dict(state, assign=True)
+        return model
+
+    monkeypatch.setattr(checkpoint, "from_pretrained", wrong)
+    name = folder if form == "folder" else "tiny"
+    result = check("layerwise", "--weights", name, "--seq-len", "5", "--dtype", "float64")
+    assert (result.exit_code, f"first divergence: {tap}\n" in result.stdout) == (1, True)
+
+
+def test_a_loader_that_raises_fails(
+    check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object, **_options: object) -> GPT:
+        raise RuntimeError("Missing key(s) in state_dict")
+
+    monkeypatch.setattr(checkpoint, "from_pretrained", broken)
+    result = check("layerwise", "--weights", "tiny", "--seq-len", "5")
+    assert result.exit_code == 1
+    assert "it raised RuntimeError: Missing key(s)" in result.stderr
+    assert "GPT.from_pretrained" in result.stderr
+
+
+def test_a_loader_that_leaves_a_parameter_empty_fails(
+    ours: GPT, weights: Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.device("meta"):
+        empty = GPT(ours.config)
+    monkeypatch.setattr(checkpoint, "from_pretrained", lambda *_arguments, **_options: empty)
+    with pytest.raises(LoadingFailedError, match=r"left tokens_embed.weight, .* without values"):
+        build_ours(weights)
+
+
+def test_a_folder_with_notes_is_read_by_way_of_our_names(weights: Weights, tmp_path: Path) -> None:
+    """What was widened or left out is a note of the weights, and not a warning at each load."""
+    halved = dataclasses.replace(
+        weights,
+        folder=tmp_path,  # empty
+        provenance=dataclasses.replace(
+            weights.provenance,
+            files=(FileDigest(name="model.safetensors", size=1, sha256="0" * 64),),
+            notes=("1 tensor was bfloat16",),
+        ),
+    )
+    found = build_ours(halved).state_dict()
+    assert all(torch.equal(found[name], torch.from_numpy(weights.tensors[name])) for name in found)
