@@ -151,7 +151,8 @@ def _(patches: Patches) -> None:
             tap("ln_1", self.ln_1(tap("ln_1.input", x + attended))), probability
         )
         transformed = dropping.dropout(self.mlp(normed, tap), probability)
-        return tap("ln_2", self.ln_2(tap("ln_2.input", normed + transformed)))
+        made: Tensor = tap("ln_2", self.ln_2(tap("ln_2.input", normed + transformed)))
+        return made
 
     patches(blocks.TransformerBlock, "forward", forward)
 
@@ -314,7 +315,7 @@ def _(patches: Patches) -> None:
     right = loss.next_token_loss
 
     def of_rows(logits: Tensor, token_ids: Tensor, **named: Any) -> Tensor:
-        rows = zip(logits.split(1), token_ids.split(1), strict=True)
+        rows = zip(torch.split(logits, 1), torch.split(token_ids, 1), strict=True)
         return torch.stack([right(a, b, **named) for a, b in rows]).mean()
 
     patches(trainer, "next_token_loss", of_rows)
@@ -335,9 +336,9 @@ def _accumulate(share: Any, counted: Any = lambda loss, _share: loss) -> Any:
         for index, (ids, count) in enumerate(zip(micro_batches, counts, strict=True)):
             before(index)
             logits = of(trainer.replace_ignored(ids))
-            mean = trainer.next_token_loss(logits, ids, ignore_index=trainer.IGNORED)
+            mean = loss.next_token_loss(logits, ids, ignore_index=trainer.IGNORED)
             part = share(count, total, len(counts))
-            (mean * part).backward()  # type: ignore[no-untyped-call]
+            (mean * part).backward()
             summed += float(mean.detach()) * counted(count / total, part)
         return summed, total
 
@@ -578,8 +579,9 @@ def _with_correction(corrections: Any) -> Any:
 
     def code(patches: Patches) -> None:
         def rates(self: Adam, learning_rate: float) -> Rates:
-            bias = corrections(self)
-            return optimizer.VARIANTS[self.variant](learning_rate, *bias, self.weight_decay)
+            bias_1, bias_2 = corrections(self)
+            update = optimizer.VARIANTS[self.variant]
+            return update(learning_rate, bias_1, bias_2, self.weight_decay)
 
         patches(Adam, "_rates", rates)
 

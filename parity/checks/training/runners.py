@@ -263,7 +263,7 @@ class SuppliedNumbers(TorchFunctionMode):
         """Yield a site's numbers in tiles: some heads, some queries, the keys that these see."""
         numbers = self._draws.uniform(site, self._rows).flatten(0, 1)
         heads, tile, _ = first
-        for group in numbers.split(heads):
+        for group in torch.split(numbers, heads):
             for start in range(0, numbers.shape[1], tile):
                 end = min(start + tile, numbers.shape[1])
                 yield group[:, start:end, :end]

@@ -9,6 +9,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ from scratch_gpt.training.recipe import Recipe as TrainerRecipe
 from scratch_gpt.training.trainer import IGNORED, RoundedWeights, Trainer
 
 WORDS = 50
-SIZES = {"n_layer": 2, "n_embd": 8, "n_head": 2}
+SIZES: dict[str, Any] = {"n_layer": 2, "n_embd": 8, "n_head": 2}
 HALF_LOSS = 1e-5
 """Largest relative error of the loss of logits in half precision, summed in float32; in bfloat16 it
 would be 1e-3."""
@@ -264,7 +265,7 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
 
 def _model(time: int, *, backend: str = "plain", dtype: torch.dtype = torch.float64) -> GPT:
     """Return a small model without dropout."""
-    off = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+    off: dict[str, Any] = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
     model = GPT(GPTConfig(vocab_size=WORDS, n_positions=time, **SIZES, **off), backend=backend)
     randomize(model)
     return model.to(dtype)
@@ -293,7 +294,7 @@ def _compare_loss_in_half(runs: _Runs, run: str, _folder: Path) -> None:
         exact_row(place, "huggingface", error <= HALF_LOSS, error, values, bound=HALF_LOSS)
     )
     ours.backward()  # type: ignore[no-untyped-call]
-    theirs.backward()
+    theirs.backward()  # type: ignore[no-untyped-call]
     made, right = logits.grad, wide.grad
     assert made is not None and right is not None  # noqa: S101, PT018 - for the type checker
     # Rounded once, to bfloat16: half a unit in the last place, and a little for the sums.
@@ -469,8 +470,10 @@ def _compare_resumed(runs: _Runs, run: str, folder: Path) -> None:
         for which in ("first", "second"):
             found = resumed.moments(which), whole.moments(which)
             runs.note_bits(place[f"{which}_moment"], *found)
-        found = ({n: p.detach() for n, p in one.parameters.items()} for one in (resumed, whole))
-        runs.note_bits(place["weight"], *found)
+        own, right = (
+            {name: p.detach() for name, p in one.parameters.items()} for one in (resumed, whole)
+        )
+        runs.note_bits(place["weight"], own, right)
 
 
 _Part = Callable[[_Runs, str, Path], None]
