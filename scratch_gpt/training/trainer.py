@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -171,11 +172,12 @@ class Trainer:
         data: TokenData,
         group: Group,
         *,
-        model: GPT | None = None,
+        model: nn.Module | None = None,
     ) -> None:
         """Start a run of a recipe from `complete_recipe`; the group's processes share each step.
 
-        A `model` that is given is trained as it is, with its own sizes, dtype and backend.
+        A `model` that is given is trained as it is, with its own sizes, dtype and backend. Only
+        checkpoints need it to be a GPT.
 
         Raises:
             TooLittleTextError: A part of the data is shorter than a window.
@@ -187,7 +189,8 @@ class Trainer:
         self.best: tuple[float, int] | None = None
         self.training = windows_of(data, recipe, "train")
         self.validation = windows_of(data, recipe, "validation")
-        self.model = _new_model(recipe, vocab_size).to(group.device) if model is None else model
+        made = _new_model(recipe, vocab_size).to(group.device) if model is None else model
+        self.model = cast("GPT", made)
         is_rounded = recipe.dtype == "bfloat16"
         self.callable = RoundedWeights(self.model) if is_rounded else self.model
         self.wrapped = group.wrap(self.callable)

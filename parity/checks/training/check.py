@@ -50,7 +50,7 @@ from parity.core.results import (
     reference_of,
 )
 from parity.core.taps import Tap
-from parity.core.tolerances import PRECISIONS, Bounds, bounds_for, precision_of
+from parity.core.tolerances import FEWEST_PREDICTIONS, Bounds, bounds_for, precision_of
 from reference import huggingface
 from scratch_gpt.data import TokenData
 from scratch_gpt.model import GPT
@@ -96,7 +96,8 @@ class TrainingComparison(Comparison):
     @property
     def backends(self) -> list[str]:
         """The candidates, and the trainer's own small runs."""
-        return [*self.candidates, *([TRAINER] if self.trainer else [])]
+        small = self.trainer and self.planned(TRAINER)
+        return [*self.candidates, *([TRAINER] if small else [])]
 
     def planned(self, backend: str) -> list[Tap]:
         """Return the quantities to compare."""
@@ -113,6 +114,8 @@ class TrainingComparison(Comparison):
             self.rows += trainer_rows(wanted, self.bounds)
 
     def _compare_models(self) -> None:
+        for backend in self.candidates:
+            self._report_names(backend)
         checked = [] if self.precision is None else [self.precision.dtype]
         ours = [
             (backend, dtype) for backend in self.candidates for dtype in (torch.float64, *checked)
@@ -129,7 +132,6 @@ class TrainingComparison(Comparison):
                     self._side_by_side(group, recipe, data, others)
                     gc.collect()  # optimizers hold gigabytes in reference cycles
         for backend in self.candidates:
-            self._report_names(backend)
             self._add_rows(backend)
 
     def _measure_health(self) -> None:
@@ -294,13 +296,17 @@ def training(  # noqa: PLR0913 - as gradients
         Recipe(variant=form, optimizer=form, batches=made, parts=parts, dropout=dropout)
         for form in forms
     ]
-    models = by_backend(candidate)
+    models, precision = by_backend(candidate), precision_of(dtype)
+    # In half precision so few tokens are few numbers: their rounding is chance.
+    predicted = min((len(ids) * (ids.shape[1] - 1) for ids in made), default=0)
+    is_half = precision is not None and precision.dtype != torch.float32
+    is_rounded = precision is not None and not (is_half and predicted < FEWEST_PREDICTIONS)
     run = TrainingComparison(
         candidates=models,
         reference=reference,
         inputs=Inputs(token_ids=made[0]),
-        precision=precision_of(dtype),
-        modes=frozenset({Mode.FLOAT64, Mode.END_TO_END} if dtype in PRECISIONS else {Mode.FLOAT64}),
+        precision=precision if is_rounded else None,
+        modes=frozenset({Mode.FLOAT64, Mode.END_TO_END} if is_rounded else {Mode.FLOAT64}),
         select=select,
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(None),

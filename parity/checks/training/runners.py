@@ -360,7 +360,7 @@ def our_run(
     if not recipe.dropout:  # its config has dropout: the trainer must not turn it on
         vars(copied)["train"] = lambda _mode=True: copied
     # The ids fit the model already: no token of the vocabulary is needed to build one.
-    trainer = Trainer(recipe.of_trainer(dtype), 1, data, Group(), model=cast("GPT", copied))
+    trainer = Trainer(recipe.of_trainer(dtype), 1, data, Group(), model=copied)
     return OurRun(trainer, recipe)
 
 
