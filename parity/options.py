@@ -390,11 +390,11 @@ class InvariantsOptions(
 class TrainingOptions(LoadOptions, ModelOptions, BatchOptions, FingerprintOptions):
     """Are the weights still the same after optimizer steps?
 
-    Trains our model with our optimizer, and Hugging Face's with a NumPy oracle of the released
-    Adam and then with torch.optim.AdamW. Batches, clipping and schedule are the same. In float64
-    loss, gradients, norm, learning rate, moments and weights must agree after every step. In
-    --dtype our rounding must be no larger than Hugging Face's. --batch-size is the rows of one
-    micro-batch. Runs on the CPU. At full size the default takes about 10 GB and some minutes.
+    Our model is stepped by our trainer, Hugging Face's by a NumPy oracle of the released Adam and
+    then by torch.optim.AdamW. In float64 batches, loss, gradients, norm, learning rate, moments
+    and weights must agree after every step. In --dtype our rounding must be no larger than Hugging
+    Face's. The trainer makes small runs of its own too: windows, schedules, the optimizer alone,
+    dropout, resuming. Runs on the CPU. At full size the default takes about 10 GB and some minutes.
 
     Examples:
       python -m parity.check training --weights tiny --seq-len 16
@@ -406,10 +406,11 @@ class TrainingOptions(LoadOptions, ModelOptions, BatchOptions, FingerprintOption
     micro_batches: int = option(
         2, "Micro-batches that our side accumulates per step.", minimum=1, maximum=MOST
     )
-    dropout: bool = option(
-        False, "Train with dropout. Both models use the same masks (backend plain only)."
+    dropout: bool = option(False, "Train with dropout. Both models use the same masks.")
+    batch_size: int = option(2, "Rows of one micro-batch.", minimum=1, maximum=MOST)
+    seq_len: int = option(
+        70, "Tokens in each row; by default more than a tile's 64.", minimum=1, maximum=MOST
     )
-    seq_len: int = option(64, "Tokens in each row.", minimum=1, maximum=MOST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

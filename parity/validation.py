@@ -12,7 +12,7 @@ from pathlib import Path
 
 from parity.checkpoints.names import check_weights, require_path, similar_paths
 from parity.checks.gradients.taps import direction, gradient_names, kind_of, parameter_names
-from parity.checks.training.taps import VARIANTS, training_quantities
+from parity.checks.training.taps import VARIANTS, trainer_quantities, training_quantities
 from parity.core.taps import taps
 from parity.errors import UsageError
 from parity.faults.registry import check_name
@@ -75,6 +75,7 @@ def _compared_names(options: ModelOptions) -> Iterator[str]:
                 variant, steps=options.steps, layers=_BLOCKS, dropout=options.dropout
             )
             yield from (quantity.name for quantity in found)
+        yield from (quantity.name for quantity in trainer_quantities())
     elif isinstance(options, GradientsOptions):
         yield from (gradient.name for gradient in gradient_names(_BLOCKS))
         yield direction().name

@@ -54,7 +54,7 @@ from parity.checks.tokens.strings import sources, training_texts
 from parity.checks.training import faults as faults_of_training
 from parity.checks.training.check import training as training_check
 from parity.checks.training.faults import TrainingFault
-from parity.checks.training.runners import TrainingStep, batches
+from parity.checks.training.runners import batches
 from parity.checks.two_sources import compare_sources
 from parity.core import backends, inputs
 from parity.core.candidates import build_as_given, build_candidate, shows_taps
@@ -613,7 +613,8 @@ def _token_inputs(options: TokensOptions) -> dict[str, Any]:
     return described | ({"inject_fault": options.inject_fault} if options.inject_fault else {})
 
 
-_OTHER_MASKS = "its attention draws tile by tile, so the reference cannot use the same mask"
+_OWN_MASKS = "its dropout draws in compiled code, so the reference cannot use the same mask"
+_NO_SHARED_MASKS = ("compiled", "triton")
 
 
 def training(options: TrainingOptions, progress: Progress) -> Report:
@@ -621,14 +622,15 @@ def training(options: TrainingOptions, progress: Progress) -> Report:
     fault = _training_fault(options)
     wanted, left_out = backends.chosen_backends(options.backend, torch.device("cpu"))
     if options.dropout:
-        if options.backend not in ("plain", "default", "all"):
+        if options.backend in _NO_SHARED_MASKS:
             raise UsageError(
-                f"the path {options.backend} cannot be compared with dropout: {_OTHER_MASKS}",
+                f"the path {options.backend} cannot be compared with dropout: {_OWN_MASKS}",
                 where=f"--dropout with --backend {options.backend}",
-                fix="use --backend plain, or leave --backend out",
+                fix="use --backend plain, tiled or fused, or leave --backend out",
             )
-        left_out = {name: _OTHER_MASKS for name in wanted if name != "plain"} | dict(left_out)
-        wanted = ["plain"]
+        own = {name: _OWN_MASKS for name in wanted if name in _NO_SHARED_MASKS}
+        left_out = own | dict(left_out)
+        wanted = [name for name in wanted if name not in own]
     weights = _load(options, progress)
     longest = int(weights.config["n_positions"])
     if not 1 < options.seq_len <= longest:
@@ -657,27 +659,26 @@ def training(options: TrainingOptions, progress: Progress) -> Report:
         candidates = by_backend(build_candidate(options.candidate, weights))
     else:
         right = build_ours(weights)
-        model = faults_of_training.inject(right, fault.name) if fault else right
         candidates = {
-            path: model if path == "plain" else model.with_backend(path) for path in wanted
+            path: right if path == "plain" else right.with_backend(path) for path in wanted
         }
     reference = build_huggingface(weights)
     recorded = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
     identity = report_identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
-    report = training_check(
-        candidates,
-        reference,
-        ids,
-        parts=options.micro_batches,
-        dropout=options.dropout,
-        procedure=fault.procedure() if fault else TrainingStep(),
-        dtype=options.dtype,
-        select=options.taps,
-        fingerprints=options.fingerprints,
-        identity=identity,
-        progress=progress,
-    )
+    with faults_of_training.injected(fault.name if fault else None):
+        report = training_check(
+            candidates,
+            reference,
+            ids,
+            parts=options.micro_batches,
+            dropout=options.dropout,
+            dtype=options.dtype,
+            select=options.taps,
+            fingerprints=options.fingerprints,
+            identity=identity,
+            progress=progress,
+        )
     return dataclasses.replace(report, inputs={**report.inputs, **recorded})
 
 
@@ -686,19 +687,12 @@ def _training_fault(options: TrainingOptions) -> TrainingFault | None:
     if options.inject_fault is None:
         return None
     fault, _ = parse(options.inject_fault, [TrainingFault])
-    obstacles = {
-        "a fault of dropout does not show without it": fault.dropout and not options.dropout,
-        "a batch in one part cannot be averaged wrongly": fault.parts
-        and options.micro_batches == 1,
-        IN_A_CANDIDATE: options.candidate is not None and fault.change is not None,
-    }
-    for what, applies in obstacles.items():
-        if applies:
-            raise UsageError(
-                what,
-                where=f"--inject-fault {fault.name}",
-                fix="add --dropout, --micro-batches 2, or drop --candidate",
-            )
+    if options.candidate is not None and not fault.is_of_steps:
+        raise UsageError(
+            "the fault shows in the trainer's own small runs, and a candidate has none",
+            where=f"--inject-fault {fault.name}",
+            fix="drop --candidate",
+        )
     return fault
 
 

@@ -1,10 +1,12 @@
 """A training step in NumPy, written from the release's optimizer and from AdamW's paper.
 
-It imports numpy alone and shares no code with the trainer. The schedule counts steps as the
+It imports numpy alone and shares no code with the trainer. The order of the windows is that of
+`docs/data.md`. The schedule counts steps as the
 release does, `t` from 0; each formula of Adam is one line; no array is changed in place.
 """
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -116,3 +118,20 @@ def learning_rate(t: int, t_total: int, warmup: int, peak: float, shape: str) ->
         "constant": s * rise + (1 - s) * 1.0,
     }
     return peak * factors[shape]
+
+
+def window_starts(tokens: int, time: int, seed: int, epoch: int) -> list[int]:
+    """Return where each window of an epoch begins, in order.
+
+    An epoch has one window fewer than fit, so that its first may begin at any of `time` places. The
+    words of a counter-based generator decide where it begins, and sort the windows.
+
+    Source: Salmon et al. 2011, Philox4x64-10, with the first half of a SHA-256 as the key.
+    """
+    windows = max(1, (tokens + 1) // time - 1)
+    key = hashlib.sha256(f"windows/{seed}/{epoch}".encode()).hexdigest()[:32]
+    low_first = int.from_bytes(bytes.fromhex(key), "little")
+    generator = np.random.Philox(key=low_first)
+    begins, *words = (int(word) for word in generator.random_raw(windows + 1))
+    places = [begins % (tokens - windows * time + 1) + time * at for at in range(windows)]
+    return [place for _, place in sorted(zip(words, places, strict=True))]

@@ -29,7 +29,6 @@ from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.faults import TokenizerFault
 from parity.checks.training import faults as training
 from parity.checks.training.faults import TrainingFault
-from parity.checks.training.runners import VARIANTS
 from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
 from parity.faults import conditional_faults, forward, forward_faults
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
@@ -235,8 +234,8 @@ COMMANDS = {
 RIGHT_CODE = {
     BackwardFault: "autograd computes the right gradient; of a hand-written backward pass, compare "
     "each term with [`fused_ops.py`](../../scratch_gpt/kernels/fused_ops.py)",
-    TrainingFault: "the right step is `TrainingStep` in "
-    "[`runners.py`](../../parity/checks/training/runners.py)",
+    TrainingFault: "the right code is what the fault replaces: see "
+    "[`trainer.py`](../../scratch_gpt/training/trainer.py)",
     TokenizerFault: "the right tokenizer is "
     "[`scratch_gpt/tokenizer`](../../scratch_gpt/tokenizer/tokenizer.py)",
 }
@@ -257,8 +256,6 @@ def _command(fault: Fault) -> str:
 def _options(fault: Fault) -> str:
     block = f"@{BLOCK}" if "{i}" in fault.at or fault.at == "<before" else ""
     options = f" --inject-fault {fault.name}{block}"
-    if isinstance(fault, TrainingFault) and fault.dropout:
-        options += " --backend plain --dropout"
     if isinstance(fault, TokenizerFault) and fault.of == ("original",):
         options += " --pretokenizer original"
     return options
@@ -296,8 +293,8 @@ def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
     elif isinstance(fault, TokenizerFault):
         lines += [f"`tokens` finds other ids, and names the step `{fault.at}`."]
     else:
-        names = {"variant": "openai", "moving": 2 - VARIANTS["openai"], "last": 11}
-        lines += [f"`{check}` fails first at `{fault.first_seen(**names)}`."]
+        first = fault.first_seen(variant="openai", last=11)
+        lines += [f"`{check}` fails first at `{first}`."]
     if isinstance(fault, TrainingFault):
         lines += ["", f"The cause in the report has these words: {fault.look_for}."]
     lines += [
@@ -317,11 +314,7 @@ def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
         file = module.replace(".", "/") + ".py"
         name = f"{owner.__name__}.{function}" if isinstance(owner, type) else function
         return "\n".join([*lines, f"`{name}` in [`{file}`](../../{file}) is right.", ""])
-    if isinstance(fault, TrainingFault) and fault.change:
-        fix = "the right code is [`dropout.py`](../../scratch_gpt/dropout.py) and its calls"
-    else:
-        fix = RIGHT_CODE[kind]
-    return "\n".join([*lines, f"{_sentence(fix)}.", ""])
+    return "\n".join([*lines, f"{_sentence(RIGHT_CODE[kind])}.", ""])
 
 
 GROUPS = {

@@ -98,6 +98,11 @@ class Comparison:
         """Every tap that these inputs have, in network order."""
         return self._forward_taps
 
+    @property
+    def backends(self) -> list[str]:
+        """What has rows: the candidates."""
+        return [*self.candidates]
+
     def absent(self, backend: str) -> dict[str, str]:
         """Return the taps that a backend, or a candidate, does not form, each with the reason."""
         if backend in BACKENDS and backend not in self.profiles:
@@ -457,7 +462,7 @@ def check_worthwhile(run: Comparison) -> list[Reason]:
             fix="give at least one token",
         )
     run.examine()
-    if not any(run.planned(backend) for backend in run.candidates):
+    if not any(run.planned(backend) for backend in run.backends):
         raise InconclusiveError(
             "no tap was selected, so nothing was compared",
             where=f"the pattern {run.select!r}",
@@ -495,7 +500,7 @@ def conclude(run: Comparison, identity: Mapping[str, Any], *, check: str) -> Rep
             run.reasons.append(
                 Reason(what=error.what, where=error.where, fix=error.fix, code=error.exit_code)
             )
-    plan = {backend: run.planned(backend) for backend in run.candidates}
+    plan = {backend: run.planned(backend) for backend in run.backends}
     batch, time = run.inputs.token_ids.shape
     inputs = {
         "batch": batch,

@@ -289,7 +289,7 @@ def _attend_backward(
         slopes = (upstream @ inputs.value[:, :seen].transpose(1, 2)).to(weights.dtype)
         used = weights
         if dropout_probability > 0.0:
-            mask = next(dropout_masks) / (1.0 - dropout_probability)
+            mask = next(dropout_masks).to(weights.dtype) / (1.0 - dropout_probability)
             slopes.mul_(mask)
             used = weights * mask
         # Added in place, the product would run head by head, because these rows are not adjacent.

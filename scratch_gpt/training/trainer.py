@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -138,6 +139,25 @@ class StepResult:
     tokens: int  # predicted tokens, over all processes
 
 
+def _new_model(recipe: Recipe, vocab_size: int) -> GPT:
+    """Return the model that a run begins with, on the CPU."""
+    config = GPTConfig(
+        vocab_size=vocab_size,
+        n_positions=recipe.n_positions,
+        n_embd=recipe.n_embd,
+        n_layer=recipe.n_layer,
+        n_head=recipe.n_head,
+        embd_pdrop=recipe.dropout,
+        attn_pdrop=recipe.dropout,
+        resid_pdrop=recipe.dropout,
+        initializer_range=recipe.initializer_range,
+    )
+    model = GPT(config, backend=recipe.backend)
+    # Drawn in float32 on the CPU: the same on every device.
+    model.reset_parameters(reproducibility.weight_generator(recipe.seed))
+    return model.to(_WEIGHT_DTYPES[recipe.dtype])
+
+
 class Trainer:
     """Model, optimizer, schedule and data of a run at some step.
 
@@ -145,8 +165,19 @@ class Trainer:
     it. Windows and dropout masks are looked up by number; there is no other state.
     """
 
-    def __init__(self, recipe: Recipe, vocab_size: int, data: TokenData, group: Group) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        vocab_size: int,
+        data: TokenData,
+        group: Group,
+        *,
+        model: nn.Module | None = None,
+    ) -> None:
         """Start a run of a recipe from `complete_recipe`; the group's processes share each step.
+
+        A `model` that is given is trained as it is, with its own sizes, dtype and backend. Only
+        checkpoints need it to be a GPT.
 
         Raises:
             TooLittleTextError: A part of the data is shorter than a window.
@@ -158,21 +189,8 @@ class Trainer:
         self.best: tuple[float, int] | None = None
         self.training = windows_of(data, recipe, "train")
         self.validation = windows_of(data, recipe, "validation")
-        config = GPTConfig(
-            vocab_size=vocab_size,
-            n_positions=recipe.n_positions,
-            n_embd=recipe.n_embd,
-            n_layer=recipe.n_layer,
-            n_head=recipe.n_head,
-            embd_pdrop=recipe.dropout,
-            attn_pdrop=recipe.dropout,
-            resid_pdrop=recipe.dropout,
-            initializer_range=recipe.initializer_range,
-        )
-        self.model = GPT(config, backend=recipe.backend)
-        # Drawn in float32 on the CPU: the same on every device.
-        self.model.reset_parameters(reproducibility.weight_generator(recipe.seed))
-        self.model.to(_WEIGHT_DTYPES[recipe.dtype]).to(group.device)
+        made = _new_model(recipe, vocab_size).to(group.device) if model is None else model
+        self.model = cast("GPT", made)
         is_rounded = recipe.dtype == "bfloat16"
         self.callable = RoundedWeights(self.model) if is_rounded else self.model
         self.wrapped = group.wrap(self.callable)
@@ -190,8 +208,8 @@ class Trainer:
             shape=recipe.schedule,
         )
 
-    def advance(self) -> StepResult:
-        """Make one step.
+    def advance(self, seen: Callable[[], None] = lambda: None) -> StepResult:
+        """Make one step; call `seen` when all gradients are accumulated, before they are clipped.
 
         Raises:
             DivergedError: The loss or a gradient is not finite; the weights were not changed.
@@ -201,6 +219,7 @@ class Trainer:
         loss, tokens = accumulate(
             self.wrapped, self._micro_batches(), self.group, before=self._seed_dropout
         )
+        seen()
         rate = self.schedule.learning_rate(self.step)
         norm = self._clip(loss, rate)
         self.optimizer.step(rate)

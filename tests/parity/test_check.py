@@ -242,7 +242,7 @@ def test_the_defaults_are_the_documented_ones(verb: str, check: Check, arrived: 
     """512 tokens; 64 for `training`, whose runs keep every gradient and moment."""
     check(verb)
     assert arrived == [module.VERBS[verb].options()]
-    expected = DEFAULTS | ({"seq_len": 64} if verb == "training" else {})
+    expected = DEFAULTS | ({"seq_len": 70, "batch_size": 2} if verb == "training" else {})
     assert all(getattr(arrived[0], name, value) == value for name, value in expected.items())
 
 

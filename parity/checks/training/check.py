@@ -8,27 +8,30 @@ gradients exists beside parameters and moments.
 import dataclasses
 import fnmatch
 import gc
+import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checkpoints.mapping import rows as mapping_rows
 from parity.checks.gradients import check as reasons
 from parity.checks.gradients.backward import REFERENCE, TRUTH
 from parity.checks.gradients.taps import parameter_names
 from parity.checks.training.diagnosis import reason, signs_of
-from parity.checks.training.runners import (
-    CandidateRun,
-    Recipe,
-    ReferenceRun,
-    TrainingStep,
-    module_in_dtype,
+from parity.checks.training.runners import Order, Recipe, ReferenceRun, data_of, our_run
+from parity.checks.training.small_runs import trainer_rows
+from parity.checks.training.steps import Follower, StepComparison, raised_row
+from parity.checks.training.taps import (
+    TRAINER,
+    VARIANTS,
+    TrainingQuantity,
+    parse_quantity,
+    trainer_quantities,
+    training_quantities,
 )
-from parity.checks.training.steps import MeasuredStep, StepComparison
-from parity.checks.training.taps import VARIANTS, parse_quantity, training_quantities
 from parity.core import candidates
 from parity.core.comparison import Comparison, by_backend, conclude, no_progress
 from parity.core.explain import Explainer
@@ -37,10 +40,20 @@ from parity.core.gates import float64_rows, rounding_rows, run_names
 from parity.core.inputs import Inputs, digest
 from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
-from parity.core.results import FirstDivergence, Mode, Report, Row, Section, reference_of
+from parity.core.results import (
+    FirstDivergence,
+    Mode,
+    Report,
+    Row,
+    Section,
+    first_divergence,
+    reference_of,
+)
 from parity.core.taps import Tap
-from parity.core.tolerances import PRECISIONS, Bounds, bounds_for, precision_of
+from parity.core.tolerances import FEWEST_PREDICTIONS, Bounds, bounds_for, precision_of
 from reference import huggingface
+from scratch_gpt.data import TokenData
+from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
 ROUNDED = ("gradient", "weight")
@@ -56,13 +69,14 @@ class TrainingComparison(Comparison):
     """A comparison of training steps in progress; each variant of the optimizer has a recipe."""
 
     recipes: Sequence[Recipe]
-    procedure: TrainingStep
+    trainer: bool
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.found = Observations()
         self._layers = int(self.reference.config.n_layer)
         self._single: dict[tuple[str, str], Row] = {}
+        self._raised: list[Row] = []
         self._plan = [
             place.tap
             for recipe in self.recipes
@@ -79,19 +93,45 @@ class TrainingComparison(Comparison):
         """Every quantity of every variant's run."""
         return self._plan
 
-    def planned(self, backend: str) -> list[Tap]:  # noqa: ARG002
-        """Return the quantities to compare, the same on all backends."""
-        return [tap for tap in self.plan if fnmatch.fnmatchcase(tap.name, self.select)]
+    @property
+    def backends(self) -> list[str]:
+        """The candidates, and the trainer's own small runs."""
+        small = self.trainer and self.planned(TRAINER)
+        return [*self.candidates, *([TRAINER] if small else [])]
+
+    def planned(self, backend: str) -> list[Tap]:
+        """Return the quantities to compare."""
+        small = (place.tap for place in trainer_quantities())
+        plan = small if backend == TRAINER else self.plan
+        return [tap for tap in plan if fnmatch.fnmatchcase(tap.name, self.select)]
 
     def compare(self) -> None:
         """Run every variant on every backend, in float64 and in the checked dtype."""
         self._measure_health()
+        if any(self.planned(backend) for backend in self.candidates):
+            self._compare_models()
+        if wanted := self.planned(TRAINER) if self.trainer else []:
+            self.rows += trainer_rows(wanted, self.bounds)
+
+    def _compare_models(self) -> None:
+        for backend in self.candidates:
+            self._report_names(backend)
         checked = [] if self.precision is None else [self.precision.dtype]
-        for backend, model in self.candidates.items():
+        ours = [
+            (backend, dtype) for backend in self.candidates for dtype in (torch.float64, *checked)
+        ]
+        # Together the runs share the reference; one at a time they need less memory.
+        size = sum(p.numel() for p in self.reference.parameters())
+        groups = [ours] if size <= SMALL_MODEL else [[one] for one in ours]
+        with tempfile.TemporaryDirectory() as folder:
             for recipe in self.recipes:
-                for dtype in (torch.float64, *checked):
-                    self._side_by_side(backend, model, recipe, dtype)
+                vocab_size = int(self.reference.config.vocab_size)
+                data = data_of(Path(folder) / recipe.variant, recipe.batches, 0, vocab_size)
+                for group in groups:
+                    others = OTHER_ORDERS if size <= SMALL_MODEL else 0
+                    self._side_by_side(group, recipe, data, others)
                     gc.collect()  # optimizers hold gigabytes in reference cycles
+        for backend in self.candidates:
             self._add_rows(backend)
 
     def _measure_health(self) -> None:
@@ -105,55 +145,78 @@ class TrainingComparison(Comparison):
 
             huggingface.logits(self.reference, self.inputs.token_ids, tap=tap)
 
+    def _report_names(self, backend: str) -> None:
+        own = dict(self.candidates[backend].named_parameters())
+        wanted = parameter_names(self._layers)
+        absent = [name for name in wanted if name not in own]
+        others = [name for name in own if name not in wanted]
+        self.reasons += reasons.not_compared(backend, absent, others)
+
     def _side_by_side(
-        self, backend: str, model: nn.Module, recipe: Recipe, dtype: torch.dtype
+        self,
+        ours: Sequence[tuple[str, torch.dtype]],
+        recipe: Recipe,
+        data: TokenData,
+        others: int,
     ) -> None:
         """Step the reference run, and the runs that are compared with it, together."""
-        names = run_names(backend, dtype)
-        leader = self._reference_run(torch.float64, recipe)
-        followers: dict[str, CandidateRun | MeasuredStep] = {}
-        if dtype != torch.float64:
-            followers[names.huggingface] = MeasuredStep(self._reference_run(dtype, recipe))
-        else:
-            own, wanted = dict(model.named_parameters()), parameter_names(self._layers)
-            absent = [name for name in wanted if name not in own]
-            others = [name for name in own if name not in wanted]
-            self.reasons += reasons.not_compared(backend, absent, others)
-        copied = module_in_dtype(model, dtype)
-        try:
-            followers[names.ours] = CandidateRun(copied, recipe, self.procedure, self._layers)
-        except ValueError as error:  # a model without any of our parameter names
-            self.note_broken(names.ours, error)
-        comparison = StepComparison(self, backend, recipe, leader, dtype)
+        followers = []
+        for dtype in {dtype for _, dtype in ours if dtype != torch.float64}:
+            name = run_names("", dtype).huggingface
+            orders = [None, *(Order(self.reference.config, seed) for seed in range(others))]
+            for order in orders:
+                run = ReferenceRun(self.reference, recipe, dtype, order)
+                followers.append(Follower(name, run, dtype, is_first=order is None))
+        for backend, dtype in ours:
+            name, model = run_names(backend, dtype).ours, self.candidates[backend]
+            try:
+                own = our_run(model, recipe, data, dtype, self._layers)
+            except Exception as error:  # noqa: BLE001 - a row, or a candidate's error
+                place = TrainingQuantity(recipe.variant, 1, "loss")
+                self.note_broken(name, place, error)
+            else:
+                followers.append(Follower(name, own, dtype, backend))
+        leader = ReferenceRun(self.reference, recipe, torch.float64)
+        comparison = StepComparison(
+            recorder=self, recipe=recipe, leader=leader, followers=followers
+        )
         for step in range(len(recipe.batches)):
-            comparison.step(step, followers)
+            comparison.step(step)
 
-    def _reference_run(self, dtype: torch.dtype, recipe: Recipe) -> ReferenceRun:
-        model = cast("OpenAIGPTLMHeadModel", module_in_dtype(self.reference, dtype))
-        table = mapping_rows(self._layers)
-        return ReferenceRun(model, recipe, {row.ours: row.huggingface for row in table})
-
-    def note(self, subject: str, place: str, seen: Difference) -> None:
-        """Record one difference."""
-        self.found.differences[subject, place, TRUTH] = seen
-        self.found.differences[subject, place, REFERENCE] = seen
+    def note(self, subject: str, place: TrainingQuantity, seen: Difference) -> None:
+        """Record one difference; of several runs of the reference's the larger error."""
+        before = self.found.differences.get((subject, place.name, TRUTH))
+        if before is not None and subject.startswith("huggingface"):
+            seen = dataclasses.replace(
+                seen,
+                rms=max(seen.rms, before.rms),
+                largest=max(seen.largest, before.largest),
+            )
+        self.found.differences[subject, place.name, TRUTH] = seen
+        self.found.differences[subject, place.name, REFERENCE] = seen
         self.steps_done += 1
         total = len(self.plan) * len(self.candidates) * (1 if self.precision is None else 3)
-        self.progress(place, min(self.steps_done, total), total)
+        self.progress(place.name, min(self.steps_done, total), total)
 
     def note_row(self, row: Row) -> None:
         """Record a row without a tensor."""
         self._single[row.backend, row.tap] = row
 
-    def note_broken(self, subject: str, error: Exception) -> None:
-        """Add the error that ended one of our runs to the reasons.
+    def note_broken(self, subject: str, place: TrainingQuantity, error: Exception) -> None:
+        """Record the error that ended one of our runs as a row of its step.
 
         Raises:
             InconclusiveError: The run is a candidate's.
         """
-        if subject.split("/")[1] in self.profiles:
+        _, *backend, dtype = subject.split("/")
+        if not backend:  # Hugging Face's
+            raise error
+        if backend[0] in self.profiles:
             raise candidates.broken(error, after="it was examined", part="training step") from error
-        self.reasons.append(reasons.broken_reason(subject, f"{type(error).__name__}: {error}"))
+        row = raised_row(place, error, backend[0], dtype)
+        self._raised.append(row)
+        if row.mode is Mode.FLOAT64:
+            self.note_row(row)
 
     def _add_rows(self, backend: str) -> None:
         plan = self.planned(backend)
@@ -171,6 +234,18 @@ class TrainingComparison(Comparison):
                 self.found, names, checked, peers, backend, mode, self.precision, self.bounds
             )
             self.rows += [dataclasses.replace(row, against=REFERENCE) for row in rounding]
+        self.rows += [
+            row for row in self._raised if row.backend == backend and row not in self.rows
+        ]
+
+
+SMALL_MODEL = 5_000_000
+"""Parameters up to which all runs share one run of the reference in float64, and the reference's
+rounding is estimated from several orders of its features. A larger model's tensors have so many
+elements that one run is enough; see `docs/training-check.md`."""
+
+OTHER_ORDERS = 3
+"""Runs of Hugging Face's model in the checked dtype with its features in another order."""
 
 
 def training(  # noqa: PLR0913 - as gradients
@@ -181,7 +256,7 @@ def training(  # noqa: PLR0913 - as gradients
     parts: int = 2,
     dropout: bool = False,
     forms: Sequence[str] = tuple(VARIANTS),
-    procedure: TrainingStep | None = None,
+    trainer: bool = True,
     dtype: str = "float32",
     select: str = "*",
     bounds: Bounds | None = None,
@@ -192,7 +267,7 @@ def training(  # noqa: PLR0913 - as gradients
     """Train a candidate and Hugging Face's model on the same batches, and compare every step.
 
     Each variant of the optimizer is a run of its own from the same weights, with clipping and a
-    schedule. Our side uses `scratch_gpt.optimizer` and micro-batches. Hugging Face's uses the NumPy
+    schedule. Our side is the `Trainer` of `scratch_gpt.training`. Hugging Face's uses the NumPy
     oracle in the released variant, `torch.optim.AdamW` in the other, and whole batches. Losses,
     gradients, moments and weights must agree in float64. In the checked dtype the errors of
     gradients and weights to the float64 run must be no worse than Hugging Face's own.
@@ -204,7 +279,8 @@ def training(  # noqa: PLR0913 - as gradients
         parts: The number of micro-batches of our side.
         dropout: Whether both sides use dropout, with equal masks and the configs' probabilities.
         forms: Keys of `VARIANTS`.
-        procedure: How our side trains; one with a fault is a subclass.
+        trainer: Whether the trainer makes small runs of its own too, if the candidates are our
+            models: windows, schedules, the optimizer alone, dropout, resuming.
         dtype: The checked dtype; `float64` for mode float64 alone.
         select: Shell pattern of the quantities to compare, such as `adamw.2.weight.*`.
         bounds: Instead of the dtype's own; bounds that cannot detect a fault are rejected.
@@ -217,21 +293,27 @@ def training(  # noqa: PLR0913 - as gradients
     """
     made = tuple(batches)
     recipes = [
-        Recipe(variant=variant, batches=made, parts=parts, dropout=dropout) for variant in forms
+        Recipe(variant=form, optimizer=form, batches=made, parts=parts, dropout=dropout)
+        for form in forms
     ]
+    models, precision = by_backend(candidate), precision_of(dtype)
+    # In half precision so few tokens are few numbers: their rounding is chance.
+    predicted = min((len(ids) * (ids.shape[1] - 1) for ids in made), default=0)
+    is_half = precision is not None and precision.dtype != torch.float32
+    is_rounded = precision is not None and not (is_half and predicted < FEWEST_PREDICTIONS)
     run = TrainingComparison(
-        candidates=by_backend(candidate),
+        candidates=models,
         reference=reference,
         inputs=Inputs(token_ids=made[0]),
-        precision=precision_of(dtype),
-        modes=frozenset({Mode.FLOAT64, Mode.END_TO_END} if dtype in PRECISIONS else {Mode.FLOAT64}),
+        precision=precision if is_rounded else None,
+        modes=frozenset({Mode.FLOAT64, Mode.END_TO_END} if is_rounded else {Mode.FLOAT64}),
         select=select,
         bounds=bounds or bounds_for(dtype),
         explainer=Explainer(None),
         progress=progress or no_progress,
         fingerprints=Fingerprints(wanted=fingerprints, select=select),
         recipes=recipes,
-        procedure=procedure or TrainingStep(),
+        trainer=trainer and all(isinstance(model, GPT) for model in models.values()),
     )
     report = conclude(run, identity or {}, check="training")
     return dataclasses.replace(
@@ -244,7 +326,13 @@ def training(  # noqa: PLR0913 - as gradients
             "parts": parts,
             "dropout": dropout,
         },
-        first_divergence=_explained(report.first_divergence, run.rows, recipes[0]),
+        first_divergence=_explained(
+            first_divergence(
+                {"": [tap for name in run.backends for tap in run.planned(name)]}, run.rows
+            ),
+            run.rows,
+            recipes[0],
+        ),
         sections=[section(run.rows)] if run.rows else [],
     )
 
@@ -257,6 +345,10 @@ def _explained(
     row = first.row
     if row.status is not Status.FAIL or row.mode is not Mode.FLOAT64:
         return dataclasses.replace(first, suspects=_SUSPECTS.get(row.mode, ""))
+    if row.required_tolerance is None:  # it raised, or is no finite number
+        return dataclasses.replace(
+            first, why=row.detail or first.why, suspects=_SUSPECTS[Mode.FLOAT64]
+        )
     why = _WHY.format(against=reference_of(row), row=row) if not row.detail else row.detail
     suspects = reason(signs_of(row, rows, peak=recipe.peak))
     return dataclasses.replace(first, why=why, suspects=suspects)

@@ -1,35 +1,39 @@
-"""Both sides of a training run: ours in micro-batches, Hugging Face's in whole batches.
+"""Both sides of a training run: our trainer, and Hugging Face's model stepped by other code.
 
-Hugging Face's side never uses our optimizer: the released variant's steps are the NumPy oracle's,
-AdamW's are PyTorch's. With our optimizer, its rounding would enlarge the reference error and so
-excuse itself.
+Our side is `scratch_gpt.training.trainer.Trainer` with its windows, micro-batches, schedule,
+clipping, dropout and optimizer. Hugging Face's takes whole batches and never uses our optimizer:
+the released variant's steps are the NumPy oracle's, AdamW's are PyTorch's. With our optimizer, its
+rounding would enlarge the reference error and so excuse itself.
 """
 
-import contextlib
 import copy
 import dataclasses
+import hashlib
+import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from types import SimpleNamespace
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import OpenAIGPTLMHeadModel
 
+from parity.checkpoints.mapping import rows as mapping_rows
 from parity.checks.gradients.backward import GradientCallback
 from parity.checks.gradients.taps import parameter_names
-from parity.checks.training.taps import VARIANTS
 from parity.core import inputs, runners
 from reference import huggingface, training_oracle
-from scratch_gpt import dropout as ours
-from scratch_gpt.gradient_clipping import clip_global_norm
-from scratch_gpt.loss import next_token_loss
-from scratch_gpt.optimizer import Adam
-from scratch_gpt.schedule import Schedule
+from scratch_gpt.data import TokenData
+from scratch_gpt.data.dataset import sampled_sha256
+from scratch_gpt.model import GPT
+from scratch_gpt.training import recipe as product
+from scratch_gpt.training.distributed import Group
+from scratch_gpt.training.trainer import Trainer
 
 CLIPPED = 3.0
 """The first gradients' norm over the largest allowed one, so that every run clips."""
@@ -40,10 +44,14 @@ class Recipe:
     """The settings of one run, the same on both sides.
 
     Attributes:
-        variant: Key of `VARIANTS`.
-        batches: Ids `[parts * batch, time]` of each step.
-        parts: The number of micro-batches of our side.
-        seed: Seed of the dropout masks, which are the same on both sides.
+        variant: The run's name, the first part of its rows' names.
+        optimizer: Key of `STEPPERS`.
+        batches: Ids `[rows time]` of each step.
+        parts: The number of micro-batches of our side; the last may have fewer rows.
+        validation: Ids `[rows time]` of the validation loss, if it is compared.
+        seed: Seed of the order of windows and of dropout.
+        shape: Of the schedule.
+        maximum: Largest norm; None for a part of the first norm, so that every step is clipped.
         peak: Largest learning rate.
         epsilon: Equal to the root mean square of the clipped gradients: 2.1e-3 at full size, 3.2e-3
             for the small weights. Adam makes a whole step for any gradient well above epsilon, even
@@ -52,10 +60,14 @@ class Recipe:
     """
 
     variant: str
+    optimizer: str = "openai"
     batches: tuple[Tensor, ...]
     parts: int = 2
     dropout: bool = False
+    validation: Tensor | None = None
     seed: int = 0
+    shape: str = "cosine"
+    maximum: float | None = None
     peak: float = 2.5e-4
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
@@ -70,6 +82,27 @@ class Recipe:
     def steps(self) -> int:
         """All steps of the schedule."""
         return total_and_warmup(len(self.batches))[0]
+
+    def of_trainer(self, dtype: torch.dtype, **sizes: Any) -> product.Recipe:  # noqa: ANN401 - fields
+        """Return these settings as those of a trainer, with `sizes` of its model."""
+        rows, time = self.batches[0].shape
+        return product.Recipe(
+            n_positions=time,
+            batch_size=rows,
+            micro_batch=math.ceil(rows / self.parts),
+            steps=self.steps,
+            warmup=self.warmup,
+            learning_rate=self.peak,
+            schedule=self.shape,
+            optimizer=self.optimizer,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay,
+            dtype="float64" if dtype == torch.float64 else "float32",
+            seed=self.seed,
+            **sizes,
+        )
 
 
 def total_and_warmup(steps: int) -> tuple[int, int]:
@@ -92,55 +125,48 @@ def batches(  # noqa: PLR0913 - the shape and the seed of the ids
     )
 
 
-Named = Iterable[tuple[str, nn.Parameter]]
+# Prepared text, from which our side reads its batches.
 
 
-class TrainingStep:
-    """How our side trains, by the functions of `scratch_gpt`. A fault overrides one method."""
+def prepared(
+    folder: Path, train: NDArray[np.int64], validation: NDArray[np.int64], *, width: int
+) -> TokenData:
+    """Write ids of `width` bytes each as a folder of prepared text; return it opened."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tokens.bin"
+    path.write_bytes(np.concatenate([train, validation]).astype(f"<u{width}").tobytes())
+    count = len(train) + len(validation)
+    recipe = {
+        "vocabulary": "0" * 64,
+        "pretokenizer": "huggingface",
+        "vocab_size": 1 << (8 * width),
+        "errors": "strict",
+        "validation_fraction": (len(validation) + 0.5) / count,
+    }
+    fields = {
+        "format": 1,
+        "recipe": recipe,
+        "tokens": count,
+        "validation": len(validation),
+        **dict.fromkeys(("unknown", "characters", "replaced"), 0),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sampled_sha256": sampled_sha256(path),
+        "sources": [],
+    }
+    (folder / "manifest.json").write_text(json.dumps(fields), encoding="utf-8")
+    return TokenData.open(folder)
 
-    def loss(self, logits: Tensor, token_ids: Tensor) -> Tensor:
-        """Return the loss of one micro-batch."""
-        return next_token_loss(logits, token_ids)
 
-    def share(self, loss: Tensor, parts: int) -> Tensor:
-        """Return the contribution of a micro-batch's loss to the batch's."""
-        return loss / parts
-
-    def schedule(self, recipe: Recipe) -> Schedule:
-        """Return the learning rates of a run."""
-        return Schedule(
-            steps=recipe.steps,
-            peak=recipe.peak,
-            warmup=recipe.warmup,
-            counted_from=VARIANTS[recipe.variant],
-        )
-
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        """Return the optimizer of a run."""
-        return Adam(
-            named,
-            betas=recipe.betas,
-            epsilon=recipe.epsilon,
-            weight_decay=recipe.weight_decay,
-            variant=recipe.variant,
-        )
-
-    def clip(self, parameters: Mapping[str, nn.Parameter], maximum: float) -> float:
-        """Clip all gradients; return their norm before clipping."""
-        return clip_global_norm(parameters.items(), maximum)
-
-    def advance(
-        self, parameters: Mapping[str, nn.Parameter], optimizer: Adam, maximum: float, rate: float
-    ) -> float:
-        """Make one step with the present gradients; return their norm before clipping."""
-        norm = self.clip(parameters, maximum)
-        optimizer.step(rate)
-        self.zero_grad(optimizer)
-        return norm
-
-    def zero_grad(self, optimizer: Adam) -> None:
-        """Discard the gradients after a step."""
-        optimizer.zero_grad()
+def data_of(folder: Path, made: Sequence[Tensor], seed: int, vocab_size: int) -> TokenData:
+    """Return prepared text whose windows are the rows of the batches, in this order."""
+    rows = torch.cat(list(made)).numpy()
+    count, time = rows.shape
+    tokens = np.full((count + 1) * time - 1, vocab_size - 1, dtype=np.int64)
+    for row, start in zip(
+        rows, training_oracle.window_starts(len(tokens), time, seed, 0), strict=True
+    ):
+        tokens[start : start + time] = row
+    return prepared(folder, tokens, rows[0], width=2 if vocab_size <= 1 << 16 else 4)
 
 
 class DropoutSite(NamedTuple):
@@ -167,130 +193,245 @@ class DropoutMasks:
         site = DropoutSite(name, tuple(x.shape[1:]))
         if site not in self.sites:
             self.sites.append(site)
-        return self._uniform(site, slice(0, len(x))) >= probability
+        return self.uniform(site, slice(0, len(x))) >= probability
 
-    def _uniform(self, site: DropoutSite, rows: slice) -> Tensor:
+    def uniform(self, site: DropoutSite, rows: slice) -> Tensor:
+        """Return the numbers of some rows of a site."""
         key = [*self._key, self.sites.index(site)]
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         drawn = generator.random((self._rows, *site.shape), dtype=np.float32)
         return torch.from_numpy(drawn[rows])
 
-    @contextlib.contextmanager
-    def supplied_to_ours(self, first: int) -> Iterator[list[str]]:
-        """Supply these numbers to our dropout, for a micro-batch that begins at row `first`.
 
-        Threshold and scale remain our own. A call with another shape than the next site's is
-        assigned to a later site. Calls after the last site get zeros. Yields the names of the
-        sites, in order of the calls.
-        """
-        asked: list[str] = []
-        left = iter(self.sites)
+class SuppliedNumbers(TorchFunctionMode):
+    """Supplies the numbers of `draws` to our dropout, in place of `torch.rand_like`.
 
-        def rand_like(x: Tensor, *, dtype: torch.dtype) -> Tensor:
-            site = next((s for s in left if s.shape == tuple(x.shape[1:])), None)
-            asked.append(site.name if site is not None else "nowhere")
-            if site is None:
-                return torch.zeros(x.shape, dtype=dtype)
-            return self._uniform(site, slice(first, first + len(x))).to(dtype)
+    Threshold and scale remain our own. A call that does not fit the next site is assigned to a
+    later one; calls after the last get zeros. A kernel that draws tile by tile gets the tiles.
 
-        names = vars(ours)  # our dropout draws only through its module's name `torch`
-        before = names["torch"]
-        names["torch"] = SimpleNamespace(rand_like=rand_like, float32=torch.float32)
-        try:
-            yield asked
-        finally:
-            names["torch"] = before
+    Attributes:
+        sites: Names of the sites, in order of the calls, of the present micro-batch.
+    """
+
+    def __init__(self, draws: DropoutMasks) -> None:
+        super().__init__()
+        self._draws = draws
+        self._rows = slice(0, 0)
+        self.sites: list[str] = []
+        self.begin(0)
+
+    def begin(self, rows: int) -> None:
+        """Begin a micro-batch of so many rows."""
+        self._rows = slice(self._rows.stop, self._rows.stop + rows)
+        self._left = iter(self._draws.sites)
+        self.sites = []
+        self._tiles: Iterator[Tensor] = iter(())
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401 - any function of torch
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Call `func`, unless it draws."""
+        if func is not torch.rand_like:
+            return func(*args, **(kwargs or {}))
+        numbers = self._numbers(args[0].shape)
+        return numbers.to(args[0].device, (kwargs or {}).get("dtype") or args[0].dtype)
+
+    def _numbers(self, shape: torch.Size) -> Tensor:
+        tile = next(self._tiles, None)
+        if tile is not None and tile.shape == shape:
+            return tile
+        self._tiles = iter(())
+        for site in self._left:
+            whole = (self._rows.stop - self._rows.start, *site.shape)
+            if whole == tuple(shape):
+                self.sites.append(site.name)
+                return self._draws.uniform(site, self._rows)
+            if len(site.shape) == len(shape) and not site.shape[0] * whole[0] % shape[0]:
+                self._tiles = self._cut(site, shape)
+                if (first := next(self._tiles)).shape == shape:
+                    self.sites.append(site.name)
+                    return first
+                self._tiles = iter(())
+        self.sites.append("nowhere")
+        return torch.zeros(shape)
+
+    def _cut(self, site: DropoutSite, first: torch.Size) -> Iterator[Tensor]:
+        """Yield a site's numbers in tiles: some heads, some queries, the keys that these see."""
+        numbers = self._draws.uniform(site, self._rows).flatten(0, 1)
+        heads, tile, _ = first
+        for group in torch.split(numbers, heads):
+            for start in range(0, numbers.shape[1], tile):
+                end = min(start + tile, numbers.shape[1])
+                yield group[:, start:end, :end]
 
 
-class CandidateRun:
-    """Our model or a candidate in training; its parameters are changed.
+class Step(NamedTuple):
+    """The numbers of one step."""
+
+    loss: float
+    norm: float
+    rate: float
+
+
+class OurRun:
+    """A trainer; its model's parameters are changed.
 
     Attributes:
         parameters: Those that are compared, under our names.
-        sites: Names of the dropout sites in the last step, in order.
+        ids: The last step's batch, as the model got it.
+        seeds: The seed of the random numbers of each of its micro-batches.
+        sites: Names of its dropout sites, in order.
     """
 
-    def __init__(
-        self, model: nn.Module, recipe: Recipe, procedure: TrainingStep, layers: int
-    ) -> None:
-        self._model = model.train(recipe.dropout)
-        self._recipe, self._procedure = recipe, procedure
-        own = dict(model.named_parameters())
-        self.parameters = {name: own[name] for name in parameter_names(layers) if name in own}
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
-        self.optimizer = procedure.optimizer(self.parameters.items(), recipe)
-        self._schedule = procedure.schedule(recipe)
+    def __init__(self, trainer: Trainer, recipe: Recipe) -> None:
+        self.trainer, self._recipe = trainer, recipe
+        self.parameters = dict(trainer.model.named_parameters())
+        self.ids: list[Tensor] = []
+        self.seeds: list[int] = []
         self.sites: list[str] = []
 
-    def backward(self, step: int, draws: DropoutMasks, see: GradientCallback) -> float:
-        """Return the loss of a step's batch; call `see` with each accumulated gradient."""
-        parts = self._recipe.batches[step].chunk(self._recipe.parts)
-        total, first, self.sites = 0.0, 0, []
-        for number, token_ids in enumerate(parts, 1):
-            last = number == len(parts)
-            masks: AbstractContextManager[list[str]] = nullcontext([])
-            if self._recipe.dropout:
-                masks = draws.supplied_to_ours(first)
-            with masks as self.sites, self._hooks(see if last else None):
-                logits: Tensor = self._model(token_ids, None, None, tap=None)
-                loss = self._procedure.loss(logits, token_ids)
-                share = self._procedure.share(loss, len(parts))
-                share.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach()) / len(parts)
-            first += len(token_ids)
-        return total
+    def step(self, maximum: float, draws: DropoutMasks, see: GradientCallback) -> Step:
+        """Make a step; call `see` with each accumulated gradient, before it is clipped."""
+        trainer = self.trainer
+        trainer.recipe = dataclasses.replace(trainer.recipe, clip_norm=maximum)
+        supplied = SuppliedNumbers(draws) if self._recipe.dropout else None
+        self.ids, self.seeds = [], []
 
-    @contextlib.contextmanager
-    def _hooks(self, see: GradientCallback | None) -> Iterator[None]:
-        """Call `see` with each parameter's gradient when a backward pass has completed it."""
-        handles = []
+        def look(_model: nn.Module, given: tuple[Tensor, ...]) -> None:
+            self.ids.append(given[0].clone())
+            self.seeds.append(torch.initial_seed())
+            if supplied is not None:
+                supplied.begin(len(given[0]))
 
-        def show(name: str, parameter: Tensor) -> None:
-            if see is not None and parameter.grad is not None:
-                see(name, parameter.grad)
-
-        if see is not None:
+        def seen() -> None:
             for name, parameter in self.parameters.items():
-                hook = partial(show, name)
-                handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+                if parameter.grad is not None:
+                    see(name, parameter.grad)
 
-    def advance(self, step: int, maximum: float) -> tuple[float, float]:
-        """Make the step; return the norm of the gradients and the learning rate."""
-        rate = self._schedule.learning_rate(step)
-        norm = self._procedure.advance(self.parameters, self.optimizer, maximum, rate)
-        return norm, rate
+        handle = trainer.callable.register_forward_pre_hook(look)
+        try:
+            with torch.random.fork_rng(devices=[]), supplied or nullcontext():
+                made = trainer.advance(seen)
+        finally:
+            handle.remove()
+        self.sites = supplied.sites if supplied is not None else []
+        return Step(made.loss, made.gradient_norm, made.learning_rate)
+
+    def validate(self) -> float:
+        """Return the validation loss."""
+        return self.trainer.validate()
 
     def moments(self, which: str) -> dict[str, Tensor]:
         """Return the optimizer's `first` or `second` moments by parameter."""
         prefix = f"{which}_moment."
         return {
             name.removeprefix(prefix): tensor
-            for name, tensor in self.optimizer.state_dict().items()
+            for name, tensor in self.trainer.optimizer.state_dict().items()
             if name.startswith(prefix) and isinstance(tensor, Tensor)
         }
 
     @property
     def tied(self) -> bool:
         """Whether the head is still the embedding."""
-        return tied(self._model, self.parameters["tokens_embed.weight"])
+        return tied(self.trainer.model, self.parameters["tokens_embed.weight"], self.parameters)
 
 
-def tied(model: nn.Module, table: Tensor) -> bool:
-    """Return whether all tensors of a model with the shape of `table` share its storage."""
-    alike = [t for t in model.state_dict().values() if t.shape == table.shape]
-    return bool(alike) and {t.data_ptr() for t in alike} == {table.data_ptr()}
+def our_run(
+    model: nn.Module, recipe: Recipe, data: TokenData, dtype: torch.dtype, layers: int
+) -> OurRun:
+    """Return a trainer of a copy of a model in a dtype. A candidate is called as our model is."""
+    copied = module_in_dtype(model, dtype)
+    own = dict(copied.named_parameters())
+    known = {name: own[name] for name in parameter_names(layers) if name in own}
+    for parameter in known.values():
+        parameter.requires_grad_(True)
+    if not isinstance(copied, GPT):
+        forward = copied.forward
+        replaced = {
+            "forward": lambda token_ids: forward(token_ids, None, None, tap=None),
+            "named_parameters": lambda *_args, **_named: iter(known.items()),
+        }
+        vars(copied).update(replaced)
+    copied.train(recipe.dropout)
+    if not recipe.dropout:  # its config has dropout: the trainer must not turn it on
+        vars(copied)["train"] = lambda _mode=True: copied
+    # The ids fit the model already: no token of the vocabulary is needed to build one.
+    trainer = Trainer(recipe.of_trainer(dtype), 1, data, Group(), model=copied)
+    return OurRun(trainer, recipe)
+
+
+def tied(model: nn.Module, table: Tensor, known: Collection[str]) -> bool:
+    """Return whether the model's head, if it has one, shares the storage of `table`.
+
+    A head is a tensor of the table's shape that is none of the `known` parameters.
+    """
+    heads = [
+        tensor
+        for name, tensor in model.state_dict().items()
+        if name not in known and tensor.shape == table.shape
+    ]
+    return {table.data_ptr()} >= {head.data_ptr() for head in heads}
 
 
 def module_in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return a copy of a model, with its own storage."""
     made = runners.model_in_dtype({"the model": model}, dtype)["the model"]
     return copy.deepcopy(model) if made is model else made
+
+
+# Hugging Face's side.
+
+
+class Order:
+    """Another order of features, heads and inner units: the same function, with other sums.
+
+    A model whose tensors are ordered so rounds differently, and no worse.
+    """
+
+    def __init__(self, config: Any, seed: int) -> None:  # noqa: ANN401 - Hugging Face's
+        drawn = np.random.Generator(np.random.Philox(seed))
+        width, count = config.n_embd, config.n_head
+
+        def order(length: int) -> Tensor:
+            return torch.from_numpy(drawn.permutation(length))
+
+        self.heads, inside = order(count), order(width // count)
+        context = (self.heads[:, None] * (width // count) + inside).flatten()
+        self.width = order(width)
+        self._axes = {
+            "width": self.width,
+            "inner": order(4 * width),
+            "three_width": torch.cat([context + part * width for part in range(3)]),
+            "context": context,
+        }
+        self._named = {row.ours: row.axes for row in mapping_rows(config.n_layer)}
+
+    def _orders(self, name: str) -> list[Tensor | None]:
+        axes = list(self._named[name])
+        if name.endswith("attn.c_proj.weight"):
+            axes[0] = "context"
+        return [self._axes.get(axis) for axis in axes]
+
+    def of(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a parameter in this order."""
+        for axis, order in enumerate(self._orders(name)):
+            tensor = tensor if order is None else tensor.index_select(axis, order)
+        return tensor
+
+    def undone(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a parameter, or its gradient, in the usual order again."""
+        for axis, order in enumerate(self._orders(name)):
+            tensor = tensor if order is None else tensor.index_select(axis, order.argsort())
+        return tensor
+
+    def of_mask(self, site: str, mask: Tensor) -> Tensor:
+        """Return a dropout mask in this order."""
+        is_of_heads = site.endswith("attn.weights")
+        return mask[:, self.heads] if is_of_heads else mask[..., self.width]
 
 
 class Piece(NamedTuple):
@@ -302,23 +443,31 @@ class Piece(NamedTuple):
 
 
 class ReferenceRun:
-    """Hugging Face's model in training; its parameters are changed.
+    """A copy of Hugging Face's model in training, in a dtype and perhaps in another order.
 
     Attributes:
-        parameters: All of them, under our names.
+        parameters: All of them, under our names; their tensors are in that order.
         norm: Norm of the last step's gradients before clipping.
     """
 
     def __init__(
-        self, model: OpenAIGPTLMHeadModel, recipe: Recipe, names: Mapping[str, str]
+        self,
+        model: OpenAIGPTLMHeadModel,
+        recipe: Recipe,
+        dtype: torch.dtype,
+        order: Order | None = None,
     ) -> None:
-        self._model = model.train(recipe.dropout)
-        self._recipe = recipe
-        own = dict(model.named_parameters())
-        self.parameters = {ours: own[theirs] for ours, theirs in names.items()}
-        for parameter in self.parameters.values():
+        self._model = cast("OpenAIGPTLMHeadModel", module_in_dtype(model, dtype))
+        self._model.train(recipe.dropout)
+        self._recipe, self._order = recipe, order
+        own = dict(self._model.named_parameters())
+        table = mapping_rows(int(model.config.n_layer))
+        self.parameters = {row.ours: own[row.huggingface] for row in table}
+        for name, parameter in self.parameters.items():
             parameter.requires_grad_(True)
-        stepper = STEPPERS[recipe.variant]
+            if order is not None:
+                parameter.data.copy_(order.of(name, parameter.data))
+        stepper = STEPPERS[recipe.optimizer]
         self._moments = {
             which: {name: stepper.zeros(p) for name, p in self.parameters.items()}
             for which in ("first", "second")
@@ -332,9 +481,14 @@ class ReferenceRun:
     def backward(self, step: int, draws: DropoutMasks) -> float:
         """Return the loss of a step's batch; the parameters keep its gradients."""
         token_ids = self._recipe.batches[step]
-        self.zero_grad()
+        self.end_step()
+
+        def keeps(site: str, x: Tensor, probability: float) -> Tensor:
+            kept = draws.keeps(site, x, probability)
+            return kept if self._order is None else self._order.of_mask(site, kept)
+
         with (
-            huggingface.supply_dropout_masks(self._model, draws.keeps)
+            huggingface.supply_dropout_masks(self._model, keeps)
             if self._recipe.dropout
             else nullcontext()
         ):
@@ -355,7 +509,7 @@ class ReferenceRun:
         """Make the step; return its learning rate. The gradients are not changed."""
         recipe = self._recipe
         rate = training_oracle.learning_rate(
-            step + VARIANTS[recipe.variant], recipe.steps, recipe.warmup, recipe.peak, "cosine"
+            step, recipe.steps, recipe.warmup, recipe.peak, recipe.shape
         )
         scale = maximum / max(self.norm, maximum)
         for name, parameter in self.parameters.items():
@@ -369,10 +523,22 @@ class ReferenceRun:
         """Return the `first` or `second` moments by parameter."""
         return self._moments[which]
 
-    def zero_grad(self) -> None:
+    def usual(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a parameter, or its gradient, in the usual order."""
+        return tensor if self._order is None else self._order.undone(name, tensor)
+
+    def end_step(self) -> None:
         """Discard the gradients."""
         for parameter in self.parameters.values():
             parameter.grad = None
+
+    @torch.no_grad()
+    def validate(self, token_ids: Tensor) -> float:
+        """Return the loss of some rows without dropout."""
+        self._model.eval()
+        loss = huggingface.loss(huggingface.logits(self._model, token_ids), token_ids).mean()
+        self._model.train(self._recipe.dropout)
+        return float(loss)
 
     def _pieces(self, name: str) -> Iterator[Piece]:
         """Yield a parameter and its moments some rows at a time, as views."""
@@ -384,7 +550,8 @@ class ReferenceRun:
     @property
     def tied(self) -> bool:
         """Whether the head is still the embedding."""
-        return tied(self._model, self.parameters["tokens_embed.weight"])
+        known = [row.huggingface for row in mapping_rows(int(self._model.config.n_layer))]
+        return tied(self._model, self.parameters["tokens_embed.weight"], known)
 
 
 def _rows(parameter: Tensor) -> int:

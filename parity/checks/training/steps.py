@@ -2,19 +2,53 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from parity.checks.training.runners import CLIPPED, CandidateRun, DropoutMasks, Recipe, ReferenceRun
+from parity.checks.gradients.backward import GradientCallback
+from parity.checks.training.runners import (
+    CLIPPED,
+    DropoutMasks,
+    OurRun,
+    Recipe,
+    ReferenceRun,
+    Step,
+)
 from parity.checks.training.taps import TrainingQuantity
 from parity.core.fingerprints import Fingerprints
 from parity.core.metrics import Difference, Status, difference
 from parity.core.results import Mode, Row
 from parity.core.tolerances import Bounds
+from parity.errors import message_of
 
-# Rows without a tensor: the learning rate, the dropout sites, and whether the embedding is tied.
+# Rows without a tensor: the ids, the learning rate, the dropout, whether the embedding is tied.
+
+
+def ids_row(place: TrainingQuantity, ours: Sequence[Tensor], theirs: Tensor) -> Row:
+    """Return the row of a step's batch, which must be equal in all micro-batches together."""
+    count = sum(len(part) for part in ours)
+    whole = torch.cat(list(ours)) if ours else theirs[:0]
+    if whole.shape == theirs.shape:
+        wrong = (whole != theirs).nonzero().tolist()
+        error, first = float(len(wrong)), next(iter(wrong), [0, 0])
+        detail = f"{len(wrong)} ids differ, the first in row {first[0]} at position {first[1]}"
+        values = float(whole[tuple(first)]), float(theirs[tuple(first)])
+    else:
+        error, detail = float(abs(len(theirs) - count) or 1), f"{count} of {len(theirs)} rows"
+        values = float(count), float(len(theirs))
+    return exact_row(place, "oracle", not error, error, values, detail=detail if error else "")
+
+
+def seeds_row(place: TrainingQuantity, seeds: Sequence[int], before: set[int]) -> Row:
+    """Return the row of the micro-batches' seeds, each of which must be new."""
+    repeated = len(seeds) - len(set(seeds) - before)
+    detail = f"{repeated} of {len(seeds)} micro-batches repeat the masks of another"
+    values = float(len(seeds) - repeated), float(len(seeds))
+    return exact_row(
+        place, "oracle", not repeated, float(repeated), values, detail=detail if repeated else ""
+    )
 
 
 def rate_row(
@@ -22,7 +56,10 @@ def rate_row(
 ) -> Row:
     """Return the row of two learning rates; their difference is divided by the peak."""
     error = abs(ours - theirs) / peak
-    return _row(place, "oracle", error <= bound, error, (ours, theirs), bound=bound)
+    detail = "" if error <= bound else f"{ours:.6g}, expected {theirs:.6g}"
+    return exact_row(
+        place, "oracle", error <= bound, error, (ours, theirs), bound=bound, detail=detail
+    )
 
 
 def site_row(place: TrainingQuantity, ours: Sequence[str], theirs: Sequence[str]) -> Row:
@@ -34,7 +71,7 @@ def site_row(place: TrainingQuantity, ours: Sequence[str], theirs: Sequence[str]
         detail = f"{detail}; {more} more than there are places".removeprefix("; ")
     error = float(len(missing) + max(more, 0))
     right = list(ours) == list(theirs)
-    return _row(place, "huggingface", right, error, (len(ours), len(theirs)), detail=detail)
+    return exact_row(place, "huggingface", right, error, (len(ours), len(theirs)), detail=detail)
 
 
 def tied_row(place: TrainingQuantity, ours: bool, theirs: bool) -> Row:  # noqa: FBT001 - two answers
@@ -43,10 +80,10 @@ def tied_row(place: TrainingQuantity, ours: bool, theirs: bool) -> Row:  # noqa:
     untied = [side for side, right in sides.items() if not right]
     detail = f"head and embedding are two tensors: {', '.join(untied)}" if untied else ""
     values = float(ours), float(theirs)
-    return _row(place, "huggingface", not untied, float(len(untied)), values, detail=detail)
+    return exact_row(place, "huggingface", not untied, float(len(untied)), values, detail=detail)
 
 
-def _row(  # noqa: PLR0913 - a row
+def exact_row(  # noqa: PLR0913 - a row
     place: TrainingQuantity,
     against: str,
     holds: bool,  # noqa: FBT001 - the status
@@ -56,6 +93,7 @@ def _row(  # noqa: PLR0913 - a row
     bound: float = 0.0,
     detail: str = "",
 ) -> Row:
+    """Return the float64 row of something that is counted or compared as a single number."""
     return Row(
         tap=place.name,
         backend="",
@@ -72,6 +110,20 @@ def _row(  # noqa: PLR0913 - a row
     )
 
 
+def raised_row(place: TrainingQuantity, error: Exception, backend: str, dtype: str) -> Row:
+    """Return the row of a step in which our side raised an error."""
+    row = exact_row(place, "huggingface", False, 1.0, (0.0, 0.0))
+    return dataclasses.replace(
+        row,
+        backend=backend,
+        dtype=dtype,
+        mode=Mode.FLOAT64 if dtype == "float64" else Mode.END_TO_END,
+        error_ours=None,
+        required_tolerance=None,
+        detail=f"step {place.step} raised {type(error).__name__}: {message_of(error)}",
+    )
+
+
 REFERENCE_RUN = "huggingface/float64"
 """The reference run."""
 
@@ -82,7 +134,7 @@ class Recorder(Protocol):
     bounds: Bounds
     fingerprints: Fingerprints
 
-    def note(self, subject: str, place: str, seen: Difference) -> None:
+    def note(self, subject: str, place: TrainingQuantity, seen: Difference) -> None:
         """Record one difference."""
         ...
 
@@ -90,163 +142,195 @@ class Recorder(Protocol):
         """Record a row without a tensor."""
         ...
 
-    def note_broken(self, subject: str, error: Exception) -> None:
-        """Record the error that ended a run."""
+    def note_broken(self, subject: str, place: TrainingQuantity, error: Exception) -> None:
+        """Record the error that ended a run in some step."""
         ...
 
 
-class MeasuredStep:
-    """Hugging Face's run in the checked dtype, with the interface of `CandidateRun`."""
+class Follower(NamedTuple):
+    """A run that is compared with the reference run, under the name of its differences."""
 
-    def __init__(self, run: ReferenceRun) -> None:
-        self._run = run
-        self.parameters, self.moments = run.parameters, run.moments
-        self.sites: list[str] = []
-
-    def backward(self, step: int, draws: DropoutMasks, see: object) -> float:
-        """Return the loss; call `see` with every gradient."""
-        loss = self._run.backward(step, draws)
-        for name, parameter in self.parameters.items():
-            if parameter.grad is not None and callable(see):
-                see(name, parameter.grad)
-        return loss
-
-    def advance(self, step: int, maximum: float) -> tuple[float, float]:
-        """Make the step; return the norm of its gradients and the learning rate."""
-        rate = self._run.advance(step, maximum)
-        self._run.zero_grad()
-        return self._run.norm, rate
-
-    @property
-    def tied(self) -> bool:
-        """Whether the head is still the embedding."""
-        return self._run.tied
+    name: str
+    run: OurRun | ReferenceRun
+    dtype: torch.dtype
+    backend: str = ""
+    is_first: bool = True
+    """Whether it is the first of this name; only that one has fingerprints."""
 
 
+@dataclasses.dataclass(kw_only=True)
 class StepComparison:
-    """The steps of one variant in one dtype, each run compared with the reference run."""
+    """The steps of one recipe, each run compared with the reference run.
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        backend: str,
-        recipe: Recipe,
-        leader: ReferenceRun,
-        dtype: torch.dtype,
-    ) -> None:
-        self._recorder, self._backend, self._recipe = recorder, backend, recipe
-        self._leader, self._dtype = leader, dtype
-        self._maximum = 0.0
-        self._broken: set[str] = set()
+    Attributes:
+        whole: Whether the gradients, and the weights, of a step are one row, that of the worst.
+    """
 
-    def step(self, step: int, followers: Mapping[str, CandidateRun | MeasuredStep]) -> None:
+    recorder: Recorder
+    recipe: Recipe
+    leader: ReferenceRun
+    followers: Sequence[Follower]
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        self._maximum = self.recipe.maximum or 0.0
+        self._broken: set[int] = set()
+        self._seeds: dict[int, set[int]] = {}
+
+    def step(self, step: int) -> None:
         """Make one step in every run."""
-        recipe = self._recipe
+        recipe, leader = self.recipe, self.leader
         draws = DropoutMasks(recipe.seed, step, len(recipe.batches[step]))
-        loss = self._leader.backward(step, draws)
-        self._maximum = self._maximum or self._leader.norm / CLIPPED
-        rate = self._leader.advance(step, self._maximum)
-        gradients = {name: p.grad for name, p in self._leader.parameters.items()}
-        self._order_fingerprints(step, followers)
-        for number, (name, run) in enumerate(followers.items(), 1):
-            last = number == len(followers)
-            if name not in self._broken:
+        loss = leader.backward(step, draws)
+        self._maximum = self._maximum or leader.norm / CLIPPED
+        leading = Step(loss, leader.norm, leader.advance(step, self._maximum))
+        gradients = {name: p.grad for name, p in leader.parameters.items()}
+        self._order_fingerprints(step)
+        for number, follower in enumerate(self.followers):
+            if number not in self._broken:
                 try:
-                    self._follow(name, run, step, draws, (loss, rate), gradients, last)
+                    self._follow(number, follower, step, draws, leading, gradients)
                 except Exception as error:  # noqa: BLE001 - a candidate may raise any exception
-                    self._broken.add(name)
-                    self._recorder.note_broken(name, error)
-        self._leader.zero_grad()
+                    self._broken.add(number)
+                    place = self._place(step, "loss")
+                    self.recorder.note_broken(follower.name, place, error)
+        leader.end_step()
 
-    def _order_fingerprints(
-        self, step: int, followers: Mapping[str, CandidateRun | MeasuredStep]
-    ) -> None:
+    def _order_fingerprints(self, step: int) -> None:
         """Fix the order of the gradients' fingerprints: from the loss backwards, for every run.
 
         Each graph completes them in another order.
         """
-        backwards = list(self._leader.parameters)[::-1]
+        backwards = list(self.leader.parameters)[::-1]
         names = [self._place(step, "gradient", parameter).name for parameter in backwards]
-        for run in (REFERENCE_RUN, *followers):
-            self._recorder.fingerprints.keep_places(run, names)
+        for run in dict.fromkeys([REFERENCE_RUN, *(one.name for one in self.followers)]):
+            self.recorder.fingerprints.keep_places(run, names)
 
     def _follow(  # noqa: PLR0913 - a step and its references
         self,
-        name: str,
-        run: CandidateRun | MeasuredStep,
+        number: int,
+        follower: Follower,
         step: int,
         draws: DropoutMasks,
-        leading: tuple[float, float],
+        leading: Step,
         gradients: dict[str, Tensor | None],
-        last: bool,  # noqa: FBT001
     ) -> None:
+        run, last = follower.run, number + 1 == len(self.followers)
+        seen: dict[str, Difference] = {}
+
         def see(parameter: str, gradient: Tensor) -> None:
             truth = gradients.get(parameter)
             if truth is not None:
-                self._note(name, self._place(step, "gradient", parameter), gradient, truth)
+                place = self._place(step, "gradient", parameter)
+                seen[parameter] = self._measure(follower, place, gradient, truth)
             if last:
-                gradients[parameter] = self._leader.parameters[parameter].grad = None
+                gradients[parameter] = self.leader.parameters[parameter].grad = None
 
-        loss = run.backward(step, draws, see)
-        norm, rate = run.advance(step, self._maximum)
-        self._note_number(name, self._place(step, "loss"), loss, leading[0])
-        self._note_number(name, self._place(step, "norm"), norm, self._leader.norm)
-        if self._dtype == torch.float64:
-            self._note_whole(run, step, draws, rate, leading[1])
-            self._note_moments(name, run, step)
-        for parameter, truth in self._leader.parameters.items():
-            if parameter in run.parameters:
-                place = self._place(step, "weight", parameter)
-                self._note(name, place, run.parameters[parameter], truth)
+        if isinstance(run, OurRun):
+            made = run.step(self._maximum, draws, see)
+        else:
+            made = self._advance(run, step, draws, see)
+            run.end_step()
+        exact = isinstance(run, OurRun) and follower.dtype == torch.float64
+        if exact:
+            self._note_inputs(number, follower, step, draws)
+        self._note_number(follower, self._place(step, "loss"), made.loss, leading.loss)
+        self._note_parameters(follower, step, "gradient", seen)
+        self._note_number(follower, self._place(step, "norm"), made.norm, leading.norm)
+        if exact:
+            self._note_results(follower, step, made.rate, leading.rate)
+        seen = {
+            parameter: self._measure(
+                follower, self._place(step, "weight", parameter), run.parameters[parameter], truth
+            )
+            for parameter, truth in self.leader.parameters.items()
+            if parameter in run.parameters
+        }
+        self._note_parameters(follower, step, "weight", seen)
 
-    def _note(self, name: str, place: TrainingQuantity, tensor: Tensor, truth: Tensor) -> None:
-        seen = difference(tensor.detach(), truth.detach(), dtype=self._dtype)
-        self._recorder.note(name, place.name, seen)
-        for run, shown in ((name, tensor), (REFERENCE_RUN, truth)):
-            self._recorder.fingerprints.take(run, place.name, shown)
+    def _advance(
+        self, run: ReferenceRun, step: int, draws: DropoutMasks, see: GradientCallback
+    ) -> Step:
+        """Make a step of another run of the reference's."""
+        loss = run.backward(step, draws)
+        for name, parameter in run.parameters.items():
+            if parameter.grad is not None:
+                see(name, parameter.grad)
+        return Step(loss, run.norm, run.advance(step, self._maximum))
 
-    def _note_number(self, name: str, place: TrainingQuantity, ours: float, theirs: float) -> None:
-        one, other = (torch.tensor([x], dtype=torch.float64) for x in (ours, theirs))
-        self._recorder.note(name, place.name, difference(one, other, dtype=torch.float64))
+    def _measure(
+        self, follower: Follower, place: TrainingQuantity, tensor: Tensor, truth: Tensor
+    ) -> Difference:
+        run = follower.run
+        shown = run.usual(place.parameter, tensor) if isinstance(run, ReferenceRun) else tensor
+        if follower.is_first and not self.whole:
+            for name, one in ((follower.name, shown), (REFERENCE_RUN, truth)):
+                self.recorder.fingerprints.take(name, place.name, one)
+        return difference(shown.detach(), truth.detach(), dtype=follower.dtype)
 
-    def _note_whole(
-        self,
-        run: CandidateRun | MeasuredStep,
-        step: int,
-        draws: DropoutMasks,
-        ours: float,
-        theirs: float,
+    def _note_parameters(
+        self, follower: Follower, step: int, quantity: str, seen: Mapping[str, Difference]
     ) -> None:
-        """Note the learning rate, the dropout sites and, after the last step, the tie."""
-        bound, peak = self._recorder.bounds.float64, self._recipe.peak
-        made = [rate_row(self._place(step, "rate"), ours, theirs, bound=bound, peak=peak)]
-        if self._recipe.dropout:
+        """Note the difference of each parameter, or the worst."""
+        if self.whole:
+            self.recorder.note(follower.name, self._place(step, quantity), worst(seen))
+            return
+        for parameter, one in seen.items():
+            self.recorder.note(follower.name, self._place(step, quantity, parameter), one)
+
+    def _note_number(
+        self, follower: Follower, place: TrainingQuantity, ours: float, theirs: float
+    ) -> None:
+        one, other = (torch.tensor([x], dtype=torch.float64) for x in (ours, theirs))
+        self.recorder.note(follower.name, place, difference(one, other, dtype=torch.float64))
+
+    def _note_inputs(self, number: int, follower: Follower, step: int, draws: DropoutMasks) -> None:
+        """Note the batch and the dropout."""
+        run = follower.run
+        assert isinstance(run, OurRun)  # noqa: S101 - for the type checker
+        made = [ids_row(self._place(step, "ids"), run.ids, self.recipe.batches[step])]
+        if self.recipe.dropout:
+            used = self._seeds.setdefault(number, set())
+            made.append(seeds_row(self._place(step, "seeds"), run.seeds, used))
+            used.update(run.seeds)
             sites = [site.name for site in draws.sites]
             made.append(site_row(self._place(step, "dropout"), run.sites, sites))
-        if step + 1 == len(self._recipe.batches):
-            both = run.tied, self._leader.tied
-            made.append(tied_row(self._place(step, "tied"), *both))
-        for row in made:
-            self._recorder.note_row(dataclasses.replace(row, backend=self._backend))
+        self._note_rows(follower, made)
 
-    def _note_moments(self, name: str, run: CandidateRun | MeasuredStep, step: int) -> None:
-        """Note the largest difference of each moment, over all parameters."""
+    def _note_results(self, follower: Follower, step: int, ours: float, theirs: float) -> None:
+        """Note the learning rate and the moments; after the last step validation and the tie."""
+        run, recipe, bound = follower.run, self.recipe, self.recorder.bounds.float64
+        assert isinstance(run, OurRun)  # noqa: S101 - for the type checker
+        place = self._place(step, "rate")
+        made = [rate_row(place, ours, theirs, bound=bound, peak=recipe.peak)]
         for which in ("first", "second"):
-            ours, theirs = run.moments(which), self._leader.moments(which)
-            seen = [
-                difference(ours[parameter], truth, dtype=self._dtype)
-                if parameter in ours
-                else Difference(status=Status.MISSING, detail=f"{parameter} has none")
-                for parameter, truth in theirs.items()
-                if parameter in run.parameters
-            ]
-            self._recorder.note(name, self._place(step, f"{which}_moment").name, _worst(seen))
+            found, right = run.moments(which), self.leader.moments(which)
+            seen = {
+                name: difference(found[name], truth, dtype=follower.dtype)
+                if name in found
+                else Difference(status=Status.MISSING, detail=f"{name} has none")
+                for name, truth in right.items()
+                if name in run.parameters
+            }
+            self.recorder.note(follower.name, self._place(step, f"{which}_moment"), worst(seen))
+        if step + 1 == len(recipe.batches):
+            if recipe.validation is not None:
+                losses = run.validate(), self.leader.validate(recipe.validation)
+                self._note_number(follower, self._place(step, "validation"), *losses)
+            made.append(tied_row(self._place(step, "tied"), run.tied, self.leader.tied))
+        self._note_rows(follower, made)
+
+    def _note_rows(self, follower: Follower, made: Sequence[Row]) -> None:
+        for row in made:
+            self.recorder.note_row(dataclasses.replace(row, backend=follower.backend))
 
     def _place(self, step: int, quantity: str, parameter: str = "") -> TrainingQuantity:
-        return TrainingQuantity(self._recipe.variant, step + 1, quantity, parameter)
+        return TrainingQuantity(self.recipe.variant, step + 1, quantity, parameter)
 
 
-def _worst(seen: Sequence[Difference]) -> Difference:
+def worst(seen: Mapping[str, Difference]) -> Difference:
     """Return the largest difference, or the first that could not be measured."""
-    unmeasured = [d for d in seen if d.status is not Status.PASS]
-    return max([*unmeasured[:1]] or seen, key=lambda d: d.relative_largest)
+    if not seen:
+        return Difference(status=Status.MISSING, detail="no parameter has one")
+    unmeasured = [one for one in seen.values() if one.status is not Status.PASS]
+    return unmeasured[0] if unmeasured else max(seen.values(), key=lambda d: d.relative_largest)

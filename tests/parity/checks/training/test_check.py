@@ -12,23 +12,32 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
 from parity.checks.gradients.faults import inject as inject_backward
+from parity.checks.gradients.taps import parameter_names
 from parity.checks.training.check import training
-from parity.checks.training.faults import TRAINING_FAULTS
-from parity.checks.training.runners import Named, Recipe, TrainingStep, batches
-from parity.checks.training.taps import ORDER, VARIANTS, parse_quantity
+from parity.checks.training.faults import TRAINING_FAULTS, injected
+from parity.checks.training.runners import Recipe, ReferenceRun, batches, tied
+from parity.checks.training.small_runs import randomize, small_huggingface
+from parity.checks.training.taps import (
+    COURSES,
+    ORDER,
+    TRAINER,
+    VARIANTS,
+    parse_quantity,
+    trainer_quantities,
+)
 from parity.core.fingerprints import Fingerprint
 from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import ExitCode
-from scratch_gpt import GPT
+from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.optimizer import Adam, Rates
 
 LONG = 3_000
 """Timeout of the full-size test, in seconds, on a busy machine."""
 
-PLANNED = 2 * 2 * (2 * 26 + 5) + 2
-"""Two variants of two steps: 26 gradients and weights, five numbers, and one tie at the end."""
+PLANNED = 2 * 2 * (2 * 26 + 6) + 2
+"""Two variants of two steps: 26 gradients and weights, six others, and one tie at the end."""
 
 Train = Callable[..., Report]
 
@@ -37,6 +46,7 @@ Train = Callable[..., Report]
 def train(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Train:
     def run(paths: Mapping[str, GPT] | None = None, **named: object) -> Report:
         ids = batches(steps=2, parts=2, batch=1, time=5, vocab_size=211, seed=0)
+        named.setdefault("trainer", False)
         return training(paths or two_ours, two_theirs, ids, **named)
 
     return run
@@ -58,9 +68,11 @@ def test_right_paths_pass(train: Train, two_ours: GPT) -> None:
     assert modes.count(Mode.END_TO_END) == 2 * 2 * 2 * 2 * 26
 
 
-def test_dropout_passes_and_drops(train: Train) -> None:
-    dropping, still = (train(dropout=on, dtype="float64") for on in (True, False))
-    assert_passes(dropping, PLANNED + 2 * 2)
+@pytest.mark.parametrize("path", ["plain", "tiled", "fused"])
+def test_dropout_passes_and_drops(path: str, train: Train, two_ours: GPT) -> None:
+    model = {path: two_ours.with_backend(path)}
+    dropping, still = (train(model, dropout=on, dtype="float64") for on in (True, False))
+    assert_passes(dropping, PLANNED + 2 * 2 * 2)
     first = [
         next(row.value_against for row in report.results if row.tap == "openai.1.loss")
         for report in (dropping, still)
@@ -82,15 +94,16 @@ def test_no_key_occurs_twice_and_every_quantity_is_there(train: Train) -> None:
         for variant in VARIANTS
         for step in (1, 2)
         for quantity in ORDER
-        if quantity != "dropout" and (quantity != "tied" or step == 2)
+        if quantity not in ("seeds", "dropout", "dtype", "validation")
+        and (quantity != "tied" or step == 2)
     ]
 
 
 def test_the_steps_are_steps(train: Train) -> None:
     rows = {row.tap: row for row in train(dtype="float64").results}
     rates = [rows[f"{variant}.{step}.rate"].value_ours for variant in VARIANTS for step in (1, 2)]
-    assert rates[0] == 0.0
-    assert all(rate and rate > 0.0 for rate in rates[1:])
+    assert rates[0::2] == [0.0, 0.0]
+    assert all(rate and rate > 0.0 for rate in rates[1::2])
     losses = [rows[f"adamw.{step}.loss"].value_ours for step in (1, 2)]
     assert losses[0] != losses[1]
 
@@ -113,23 +126,115 @@ def test_a_backward_fault_is_seen_in_the_first_gradient(train: Train, two_ours: 
     assert "one of its two paths" in report.first_divergence.suspects
 
 
-class Forgetful(Adam):
-    def state_dict(self) -> dict[str, Tensor | int]:
-        kept = super().state_dict()
-        vectors = [name for name, p in self.parameters.items() if p.ndim == 1]
-        return {k: v for k, v in kept.items() if k not in {f"second_moment.{n}" for n in vectors}}
+def test_a_missing_moment_is_reported(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Adam.state_dict
 
+    def forgetful(adam: Adam) -> dict[str, Tensor | int]:
+        vectors = [name for name, p in adam.parameters.items() if p.ndim == 1]
+        dropped = {f"second_moment.{name}" for name in vectors}
+        return {name: value for name, value in right(adam).items() if name not in dropped}
 
-class Forgetting(TrainingStep):
-    def optimizer(self, named: Named, recipe: Recipe) -> Adam:
-        return Forgetful(named, variant=recipe.variant, betas=recipe.betas, epsilon=recipe.epsilon)
-
-
-def test_a_missing_moment_is_reported(train: Train) -> None:
-    report = train(procedure=Forgetting(), dtype="float64", forms=["adamw"])
+    monkeypatch.setattr(Adam, "state_dict", forgetful)
+    report = train(dtype="float64", forms=["adamw"])
     row = next(row for row in report.results if row.tap == "adamw.1.second_moment")
     assert row.status is Status.MISSING
     assert row.detail.endswith("has none")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_an_error_of_our_trainer_is_a_row_of_its_step(
+    dtype: torch.dtype, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Adam.step
+
+    def failing(adam: Adam, rate: float) -> None:
+        if adam.steps == 1 and next(iter(adam.parameters.values())).dtype == dtype:
+            message = "no more"
+            raise RuntimeError(message)
+        right(adam, rate)
+
+    monkeypatch.setattr(Adam, "step", failing)
+    report = train(forms=["adamw"])
+    row = next(row for row in report.results if row.status is Status.FAIL)
+    assert (report.exit_code, row.tap) == (ExitCode.FAIL, "adamw.2.loss")
+    assert row.dtype == str(dtype).removeprefix("torch.")
+    assert row.detail == "step 2 raised RuntimeError: no more"
+
+
+def test_an_error_of_a_small_run_is_a_row(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        message = "no more"
+        raise OSError(message)
+
+    monkeypatch.setattr("parity.checks.training.small_runs.write_checkpoint", failing)
+    report = train(dtype="float64", trainer=True, select="resume-float32.*")
+    assert report.first_divergence is not None
+    assert report.first_divergence.tap == "resume-float32.3.ids"
+    assert "raised OSError: no more" in report.first_divergence.why
+    assert report.exit_code == ExitCode.FAIL
+
+
+def test_the_small_runs_pass_and_are_all_there(train: Train) -> None:
+    report = train(dtype="float64", trainer=True, forms=["adamw"], select="[!a]*")
+    assert_passes(report, len(list(trainer_quantities())))
+    assert {row.backend for row in report.results} == {TRAINER}
+    norms = [row for row in report.results if row.tap.startswith("course") and ".norm" in row.tap]
+    assert len(norms) == sum(COURSES.values())
+
+
+# The head is what the table is tied to, whatever other tensors have its shape.
+
+
+class Headed(nn.Module):
+    """Our model with a head of its own, tied to the token embedding or not."""
+
+    def __init__(self, model: GPT, *, tied: bool) -> None:
+        super().__init__()
+        self.tokens_embed, self.positions_embed, self.h = (
+            *(model.tokens_embed, model.positions_embed),
+            model.h,
+        )
+        self.inner = [model]
+        table = self.tokens_embed.weight
+        self.lm_head = nn.Parameter(table if tied else table.detach().clone())
+
+    def forward(self, *given: Tensor, tap: object) -> Tensor:
+        hidden: Tensor = self.inner[0].hidden(*given, tap=tap)
+        return hidden @ self.lm_head.T
+
+
+def square_models() -> tuple[GPT, OpenAIGPTLMHeadModel]:
+    """Models with as many positions as tokens as features."""
+    sizes = {"vocab_size": 12, "n_positions": 12, "n_embd": 12, "n_layer": 1, "n_head": 2}
+    model = GPT(GPTConfig(**sizes))
+    randomize(model)
+    return model.eval(), small_huggingface(model)
+
+
+def test_a_model_of_one_size_throughout_is_tied() -> None:
+    ours, theirs = square_models()
+    ids = batches(steps=2, parts=2, batch=1, time=9, vocab_size=12, seed=0)
+    report = training(ours, theirs, ids, dtype="float64", trainer=False)
+    assert_passes(report, 2 * (2 * (2 * 14 + 6) + 1))
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_head_of_its_own_is_seen(is_tied: bool) -> None:  # noqa: FBT001
+    ours, _ = square_models()
+    model = Headed(ours, tied=is_tied)
+    known = parameter_names(1)
+    assert tied(model, ours.tokens_embed.weight, known) is is_tied
+    table = nn.Parameter(ours.positions_embed.weight.detach().clone())
+    assert not tied(model, table, known)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_the_references_head_is_seen(is_tied: bool) -> None:  # noqa: FBT001
+    _, theirs = square_models()
+    if not is_tied:
+        theirs.lm_head.weight = nn.Parameter(theirs.lm_head.weight.detach().clone())
+    recipe = Recipe(variant="adamw", batches=(torch.zeros(2, 3),))
+    assert ReferenceRun(theirs, recipe, torch.float64).tied is is_tied
 
 
 class Wrapped(nn.Module):
@@ -184,7 +289,7 @@ def test_full_size_steps_agree() -> None:
     vocab_size = weights.config["vocab_size"]
     del weights
     ids = batches(steps=2, parts=2, batch=1, time=64, vocab_size=vocab_size, seed=0)
-    assert_passes(training(ours, theirs, ids), 2 * (2 * (2 * 146 + 5) + 1))
+    assert_passes(training(ours, theirs, ids, trainer=False), 2 * (2 * (2 * 146 + 6) + 1))
 
 
 # Rounding, on 72 predictions for each of three steps.
@@ -198,7 +303,7 @@ Step = Callable[[Adam, Tensor, Tensor, Tensor, Tensor, Tensor, Rates], None]
 def train_longer(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Train:
     def run(model: nn.Module | None = None, seed: int = 0, **named: object) -> Report:
         ids = batches(steps=STEPS, parts=PARTS, batch=1, time=37, vocab_size=211, seed=seed)
-        return training(model or two_ours, two_theirs, ids, **named)
+        return training(model or two_ours, two_theirs, ids, trainer=False, **named)
 
     return run
 
@@ -229,17 +334,21 @@ def test_a_step_makes_nothing_of_rounding(train_longer: Train, variant: str, see
 
 def test_one_lucky_step_of_the_reference_is_no_failure(train_longer: Train) -> None:
     """A small tensor's rounding is compared with that of every step of its kind, in its variant."""
-    rows = [
-        row
-        for row in checked_rows(train_longer(), "gradient")
-        if row.tap.endswith("h.0.ln_1.weight")
-    ]
+    rows = checked_rows(train_longer(), "gradient")
     errors = {
-        variant: {row.error_reference for row in rows if row.tap.startswith(variant)}
+        variant: {
+            (name := parse_quantity(row.tap).parameter): {
+                other.error_reference
+                for other in rows
+                if other.tap.startswith(variant) and other.tap.endswith(name)
+            }
+            for row in rows
+        }
         for variant in VARIANTS
     }
-    assert len({row.error_ours for row in rows}) > 1
-    assert [len(found) for found in errors.values()] == [1, 1]
+    own = {row.error_ours for row in rows if row.tap.endswith("h.0.ln_1.weight")}
+    assert len(own) > 1
+    assert all(len(found) == 1 for of in errors.values() for found in of.values())
     assert errors["openai"] != errors["adamw"]
 
 
@@ -332,7 +441,7 @@ PARAMETERS = 26
 def train_adamw(two_ours: GPT, two_theirs: OpenAIGPTLMHeadModel) -> Train:
     paths = {path: two_ours.with_backend(path) for path in ("plain", "tiled")}
     ids = batches(steps=2, parts=2, batch=1, time=5, vocab_size=211, seed=0)
-    return lambda **named: training(paths, two_theirs, ids, forms=["adamw"], **named)
+    return lambda **named: training(paths, two_theirs, ids, forms=["adamw"], trainer=False, **named)
 
 
 @pytest.fixture(scope="module")
@@ -380,13 +489,13 @@ def test_a_step_moves_every_weight(right: Report, fingerprints_of: FingerprintsO
 def test_a_fault_in_the_step_moves_no_gradient_before_it(
     right: Report, train_adamw: Train, fingerprints_of: FingerprintsOf
 ) -> None:
-    procedure = TRAINING_FAULTS["decay-in-gradient"].procedure()
-    wrong = fingerprints_of(train_adamw(procedure=procedure, fingerprints=True))
+    with injected("decay-in-gradient"):
+        wrong = fingerprints_of(train_adamw(fingerprints=True))
     for key, found in fingerprints_of(right).items():
         changed = [place for place, entry in found.items() if entry != wrong[key][place]]
         moved = {(parse_quantity(place).step, parse_quantity(place).quantity) for place in changed}
         theirs = key[0] == "huggingface"
-        assert moved == (set() if theirs else {(1, "weight"), (2, "gradient"), (2, "weight")})
+        assert moved == (set() if theirs else {(2, "weight")})  # the first step's rate is 0
 
 
 # The command line.
@@ -394,7 +503,7 @@ def test_a_fault_in_the_step_moves_no_gradient_before_it(
 
 Check = Callable[..., Any]
 TINY = ("training", "--weights", "tiny", "--backend", "plain", "--dtype", "float64")
-SHORT = (*TINY, "--steps", "2", "--seq-len", "3")
+SHORT = (*TINY, "--steps", "2", "--seq-len", "3", "--taps", "[oa][pd][ea]*")
 
 
 def test_a_fault_is_named_in_text_and_json(
@@ -406,33 +515,29 @@ def test_a_fault_is_named_in_text_and_json(
     text = " ".join(result.stdout.split())
     assert (result.exit_code, found["check"], found["verdict"]) == (1, "training", "fail")
     assert found["first_divergence"]["tap"] == "openai.2.weight.h.11.ln_2.weight"
-    assert found["plan"]["per_backend"] == {"plain": [1190, 1190]}
+    assert found["plan"]["per_backend"] == {"plain": [1194, 1194]}
     assert found["inputs"]["inject_fault"] == "decay-on-vectors"
     assert "DIFFERS from step 2" in text
     assert "biases and gains alone: weight decay on them" in text
-    assert "FAIL compared 1190 of 1190 quantities on plain; first divergence" in text
+    assert "FAIL compared 1194 of 1194 quantities on plain; first divergence" in text
 
 
 @pytest.mark.slow
-def test_right_models_pass_and_say_what_was_left_out(check: Check) -> None:
+def test_right_models_pass_with_dropout(check: Check) -> None:
     arguments = ("training", "--weights", "tiny", "--steps", "2", "--seq-len", "5", "--dropout")
     result = check(*arguments)
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0
-    assert "not run fused: its attention draws tile by tile" in text
-    assert "PASS 1194 of 1194 quantities on plain compared" in text
+    assert "1202 of 1202 quantities on plain" in text
+    assert "1202 of 1202 quantities on fused" in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--inject-fault", "nonsense"), "no fault is called 'nonsense'"),
-        (("--dropout", "--backend", "tiled"), "cannot be compared with dropout"),
-        (("--inject-fault", "dropout-on-norm"), "does not show without it"),
-        (
-            ("--inject-fault", "parts-not-averaged", "--micro-batches", "1"),
-            "cannot be averaged wrongly",
-        ),
+        (("--dropout", "--backend", "compiled"), "cannot be compared with dropout"),
+        (("--inject-fault", "mean-of-rows", "--candidate", __file__), "a candidate has none"),
         (("--seq-len", "1"), "1 tokens in a row"),
         (("--seq-len", "5000"), "5000 tokens in a row"),
     ],
