@@ -137,12 +137,19 @@ FAULTS = {
     "no-bias-correction correction-one-late epsilon-inside-root other-variant schedule-off-by-one "
     "no-warmup beta1 beta2 moments-not-carried tied-stepped-twice",
     "dropout": "dropout-on-norm no-attention-dropout no-embedding-dropout keep-probability",
-    "generation": "newest-key-unseen key-overwritten value-of-the-last cache-in-half "
-    "positions-stuck cache-stale beams-not-reordered values-not-reordered penalty-divides "
-    "penalty-for-each n-gram-longer n-gram-misses-the-last temperature-twice "
-    "temperature-multiplies top-k-one-more top-k-cuts-ties top-p-stops-short second-likeliest "
-    "not-drawn beams-all-alike length-penalty-reversed length-penalty-missing end-ignored "
-    "beams-of-logits stops-too-soon",
+    "generation": "newest-key-unseen key-overwritten value-of-the-last cache-in-half positions- "
+    "tuck cache-stale beams-not-reordered values-not-reordered penalty-divides penalty-for-each "
+    "n-gram-longer n-gram-misses-the-last temperature-twice temperature-multiplies top-k-one-more "
+    "top-k-cuts-ties top-p-stops-short second-likeliest not-drawn beams-all-alike beams-of-logits "
+    "length-penalty-reversed length-penalty-missing end-ignored stops-too-soon first-id-never- "
+    "drawn last-id-never-drawn draw-at-the-edge ties-to-the-last seed-for-every-row seed-ignored "
+    "seed-in-32-bits streams-ignored one-stream-in-turn rules-in-half newest-unseen-by-rules "
+    "samples-not-adjacent end-of-id-0-ignored end-not-filled end-filled-with-0 end-of-one-ends- "
+    "all runs-on-after-all-ends end-in-the-prompt slide-from-one-later slide-by-one slide-to-the- "
+    "prompt stops-one-short beams-past-the-positions overflow-without-error chunk-sees-itself- "
+    "alone chunk-positions-from-0 never-reversed beams-filled-with-0 beams-one-short beams-worst- "
+    "first beams-few-candidates beam-ties-to-the-last finished-forgotten spaces-lost stop-string- "
+    "kept held-back-lost",
     "huggingface": "cleaning-skipped cjk-joined accents-kept case-kept punctuation-joined "
     "unk-split places-in-bytes header-counted last-merge-dropped leftmost-first no-end-of-word "
     "unknown-is-one unknown-dropped unknown-fused",

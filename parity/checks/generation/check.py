@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.generation import beams, rules, texts
+from parity.checks.generation import beams, requests, rules, texts
 from parity.checks.generation.beams import SETTINGS
 from parity.checks.generation.rows import BACKEND
-from parity.checks.generation.rules import CASES, rule_rows
+from parity.checks.generation.rules import CASES, CHOICES, rule_rows
 from parity.checks.generation.texts import WAYS, Injected, Pass, draw_prompts, order_rows
 from parity.core import environment, inputs, runners
 from parity.core.comparison import no_progress
@@ -250,7 +250,7 @@ def generation(  # noqa: PLR0913 - a check's entry point; all but three have def
         )
         rows = list(found)
     vocab_size = candidate.config.vocab_size
-    planned = _planned(asked)
+    planned = _planned(asked, dtype)
     return finish(
         "generation",
         rows=rows,
@@ -290,53 +290,79 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
     with injected():
         yield from rule_rows(candidate.config.vocab_size, asked.seed, bounds)
     truth = texts.oracle_forward(reference)
-    models = {"ours": candidate, "huggingface": reference}
-    precision = PRECISIONS.get(dtype)
-    for wanted in (None, *([precision] if precision else [])):
-        both: Any = runners.model_in_dtype(models, wanted.dtype if wanted else torch.float64)
-        run = Pass(
+
+    def run_in(dtype: str) -> Pass:
+        models = {"ours": candidate, "huggingface": reference}
+        both: Any = runners.model_in_dtype(models, getattr(torch, dtype))
+        return Pass(
             model=both["ours"],
             reference=both["huggingface"],
             truth=truth,
             prompts=asked.prompts,
             new=asked.new,
-            bounds=bounds,
+            bounds=bounds if dtype == "float64" else bounds_for(dtype),
             injected=injected,
             progress=progress,
             fingerprints=fingerprints or Fingerprints(),
         )
-        searched = beams.search_all(run, asked.searched)
-        if wanted is None:
-            yield from order_rows(run, asked.searched[:1])
-            yield from texts.text_rows(run, seen)
-            yield from beams.beam_rows(run, searched)
-        else:
-            yield from texts.text_rounding_rows(run, wanted)
-            yield from beams.beam_rounding_rows(run, searched, wanted)
+
+    run = run_in("float64")
+    yield from order_rows(run, asked.searched[:1])
+    yield from texts.text_rows(run, seen)
+    yield from requests.request_rows(run, asked.searched)
+    searched = beams.search_all(run, asked.searched)
+    yield from beams.beam_rows(run, searched)
+    if dtype == "float64":
+        return
+    run = run_in(dtype)
+    yield from texts.rounding_rows(run, run.cases(), PRECISIONS[dtype])
+    yield from beams.beam_rounding_rows(run, searched, PRECISIONS[dtype])
+    narrow = dtype if dtype in _HALF else _HALF[0]
+    run = run_in(narrow)
+    yield from texts.rounding_rows(
+        run, requests.half_cases(run, asked.searched), PRECISIONS[narrow]
+    )
 
 
-def _planned(asked: GenerationInputs) -> list[str]:
+_HALF = ("bfloat16", "float16")
+
+
+def _planned(asked: GenerationInputs, dtype: str) -> list[str]:
+    ways = [f"{way.name}.{at}" for way in WAYS for at in range(len(asked.prompts))]
+    calls = [*ways, *requests.CALLS, *(requests.HALVES if dtype != "float64" else ())]
     return [
-        *(f"rules.{case.name}" for case in CASES),
-        "rules.order",
-        *(
-            f"{way.name}.{at}.{what}"
-            for way in WAYS
-            for at in range(len(asked.prompts))
-            for what in ("logits", "ids")
-        ),
+        *(f"rules.{name}" for name in (*(case.name for case in CASES), *CHOICES, "order")),
+        *(f"{call}.{what}" for call in calls for what in ("logits", "ids")),
+        *requests.OTHERS,
         *(f"beams.{setting.name}.{what}" for setting in SETTINGS for what in ("texts", "scores")),
     ]
 
 
 _SUSPECTS = {
     "rules": "the formula of one rule, or the order of all",
+    "rules.half": "a rule that computes in half precision, instead of float32",
+    "rules.likeliest": "ties: of equal logits the lowest id is due",
+    "rules.drawn": "the edges of a draw: the first id, the last one, an excluded one",
     "greedy": "what a decoder keeps: keys, values, positions, its length",
     "ruled": "the text that a rule is given: prompt and new tokens, the newest too",
-    "sampled": "as for greedy; or a draw that depends on more than the seed and the row",
+    "sampled": "random numbers: each text has its own, which depend on seed and row alone",
+    "batch": "rows of a batch that depend on each other, or are in another order",
+    "batch.tied": "ties: of equal logits the lowest id is due",
+    "batch.sampled": "random numbers: each row and sample has its own, samples side by side",
+    "batch.streams": "seed and streams that were given: one of them is not used",
+    "batch.ends": "the end token: it ends its own row, fills that row, and the last one ends all",
+    "batch.names": "options by Hugging Face's names",
+    "overflow": "the last position: where a text stops, or goes on from its later half",
+    "chunks": "a chunk after the first: its positions, its mask, the keys before it",
+    "stream": "streamed text: the space between words, held-back parts, a stop string",
     "beams": "rows that change places, scores, lengths, and when a text ends",
+    "beams.tied": "ties: of equal scores the earlier beam comes first, then the lower id",
+    "beams.full": "the limit of a text's length: the positions of the model",
+    "half": "half precision: numbers that are rounded where float32 is due",
 }
-"""Likely causes, by the first part of a row's name."""
+"""Likely causes, by the first parts of a row's name."""
+
+_THE_MODEL = "the model itself, not its cache: `python -m parity.check layerwise` names the place"
 
 
 def _first(failing: Sequence[Row]) -> FirstDivergence | None:
@@ -344,5 +370,9 @@ def _first(failing: Sequence[Row]) -> FirstDivergence | None:
         return None
     row = failing[0]
     found = row.detail or difference_found(row)
-    suspects = _SUSPECTS[row.tap.split(".")[0]]
+    suspects = next(
+        words for tap, words in reversed(_SUSPECTS.items()) if f"{row.tap}.".startswith(tap)
+    )
+    if texts.ALSO_UNCACHED in found:
+        suspects = _THE_MODEL
     return FirstDivergence(tap=row.tap, why=found, suspects=suspects, row=row)

@@ -46,8 +46,9 @@ def test_texts_and_scores_are_hugging_faces(
     theirs: OpenAIGPTLMHeadModel,
     assert_same: Any,  # noqa: ANN401
 ) -> None:
-    decoder = Decoder(ours, batch=len(PROMPTS) * setting.beams)
-    found = found_by(decoder, PROMPTS, setting, new=NEW, end_id=END)
+    rules, rows = setting.way.watched(), len(PROMPTS) * setting.beams
+    decoder = Decoder(ours, batch=rows)
+    found = found_by(decoder, PROMPTS, setting, rules, new=NEW, end_id=END)
     end_id = END if setting.ends else None
     made = huggingface_generation.beam_search(
         theirs,
@@ -63,16 +64,16 @@ def test_texts_and_scores_are_hugging_faces(
     right = found_by_oracle(truth, PROMPTS, setting, new=NEW, end_id=END)
     expected = unfilled(made.token_ids, PROMPTS.shape[1], end_id)
     assert (expected, expected) == (found.texts, right.texts)
-    exact = found_by(
-        Decoder(double, batch=len(PROMPTS) * setting.beams), PROMPTS, setting, new=NEW, end_id=END
-    )
+    decoder = Decoder(double, batch=rows)
+    exact = found_by(decoder, PROMPTS, setting, rules, new=NEW, end_id=END)
     assert_same(rescored(truth, PROMPTS, exact, setting), exact.scores)
     assert_same(right.scores, exact.scores)
 
 
 def test_every_rule_agrees_and_has_an_effect() -> None:
     rows = list(rules.rule_rows(211, 0, Bounds()))
-    assert {f"rules.{case.name}" for case in rules.CASES} == {row.tap for row in rows}
+    names = [*(case.name for case in rules.CASES), *rules.CHOICES]
+    assert {f"rules.{name}" for name in names} == {row.tap for row in rows}
     assert {Status.PASS} == {row.status for row in rows}
     assert not rules.idle(211, 0)
 

@@ -2,13 +2,20 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from parity.checks.generation import texts
-from parity.checks.generation.texts import WAYS, Continuation, first_difference
+from parity.checks.generation.texts import GREEDY, Case, Made, first_difference
 from parity.core.tolerances import Bounds
 
-GREEDY = WAYS[0]
 GAP = 1e-3
+
+
+def made_of(text: list[int], logits: Tensor) -> Made:
+    """Return a text after a prompt of one token, chosen from logits `[new vocab]`."""
+    ids = torch.tensor([text])
+    case = Case(tap="x", prompts=ids[:, :1], way=GREEDY, new=len(text) - 1, longest=9)
+    return Made(case=case, text=ids, logits=logits[None], left=logits[None])
 
 
 def excused(our_error: float, their_error: float, *, truth_gap: float = GAP) -> str:
@@ -18,9 +25,9 @@ def excused(our_error: float, their_error: float, *, truth_gap: float = GAP) -> 
     ours, theirs = truth.clone(), truth.clone()
     ours[:, 0] += our_error
     theirs[:, 1] -= their_error
-    made = Continuation(text=torch.tensor([[9, 1, 2, 3]]), known=1, logits=ours)
+    made = made_of([9, 1, 2, 3], ours)
     return texts.tie_excuse(
-        made, [1, 4, 3], way=GREEDY, truth=truth, reference=theirs, bounds=Bounds()
+        made, [[1, 4, 3]], truth=truth[None], reference=theirs[None], bounds=Bounds()
     )
 
 
@@ -44,19 +51,18 @@ def test_a_truth_that_is_not_finite_is_no_excuse(broken: float) -> None:
 
 
 def test_equal_texts_need_no_excuse() -> None:
-    made = Continuation(text=torch.tensor([[9, 1]]), known=1, logits=torch.zeros(1, 6))
     rows = torch.zeros(1, 6)
+    made = made_of([9, 1], rows)
     assert not texts.tie_excuse(
-        made, [1], way=GREEDY, truth=rows.double(), reference=rows, bounds=Bounds()
+        made, [[1]], truth=rows[None].double(), reference=rows[None], bounds=Bounds()
     )
-    assert texts.tie_message(made, [1], "huggingface", 0) == ""
+    assert texts.difference_message(made, [[1]], "huggingface") == ""
 
 
 def test_the_first_difference_is_the_first() -> None:
     assert first_difference([1, 2, 3, 4], [1, 2, 9, 9]) == 2
     assert first_difference([1, 2], [1, 2]) is None
-    with pytest.raises(ValueError, match="shorter"):
-        first_difference([1, 2], [1])
+    assert first_difference([1, 2], [1]) == 1
 
 
 def test_prompts_are_of_every_length() -> None:
