@@ -19,7 +19,7 @@ from transformers import OpenAIGPTLMHeadModel
 
 from parity.checks.generation import beams, requests, rules, texts
 from parity.checks.generation.beams import SETTINGS
-from parity.checks.generation.rows import BACKEND
+from parity.checks.generation.rows import BACKEND, broken_row
 from parity.checks.generation.rules import CASES, CHOICES, rule_rows
 from parity.checks.generation.texts import WAYS, Injected, Pass, draw_prompts, order_rows
 from parity.core import environment, inputs, runners
@@ -39,8 +39,9 @@ from parity.core.results import (
     finish,
 )
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
-from parity.errors import ExitCode, UsageError
+from parity.errors import ExitCode, ParityError, UsageError, message_of
 from parity.options import GenerationOptions
+from scratch_gpt.errors import quote
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
@@ -58,12 +59,14 @@ class GenerationInputs:
         new: New tokens of each, at least 2.
         searched: `[batch time]`, the prompts of the beam searches.
         seed: Seed of the logits to which the rules are applied.
+        unread: The error that our tokenizer raised for the text; empty without one.
     """
 
     prompts: Sequence[Tensor]
     new: int
     searched: Tensor
     seed: int = 0
+    unread: str = ""
 
 
 def generation_inputs(
@@ -74,11 +77,23 @@ def generation_inputs(
     Raises:
         UsageError: The prompts do not fit the model, or the text has no vocabulary or no token.
     """
+    unread = ""
+    prompts: Sequence[Tensor] = ()
+    try:
+        prompts = _prompts(options, vocab_size=vocab_size, longest=longest)
+    except ParityError:
+        raise
+    except Exception as error:
+        if options.text is None:
+            raise
+        raised = f"ours raised {type(error).__name__}: {message_of(error)}"
+        unread = f"the text {quote(options.text)}: {raised}"
     return GenerationInputs(
-        prompts=_prompts(options, vocab_size=vocab_size, longest=longest),
+        prompts=prompts,
         new=options.max_new_tokens,
         searched=_searched(vocab_size, options.seed),
         seed=options.seed,
+        unread=unread,
     )
 
 
@@ -95,13 +110,6 @@ def _prompts(options: GenerationOptions, *, vocab_size: int, longest: int) -> li
             )
         return draw_prompts(
             options.num_prompts, longest=room, vocab_size=vocab_size, seed=options.seed
-        )
-    ids = torch.cat([prompt[0] for prompt in given])
-    if not bool(((ids >= 0) & (ids < vocab_size)).all()):
-        raise UsageError(
-            f"an id is outside the vocabulary of {vocab_size}",
-            where="--token-ids or --text",
-            fix=f"use ids from 0 to {vocab_size - 1}, and the vocabulary of these weights",
         )
     return given
 
@@ -133,12 +141,26 @@ def _searched(vocab_size: int, seed: int) -> Tensor:
     return torch.from_numpy(generator.integers(0, vocab_size, size=(2, 5)))
 
 
-def check_space_left(asked: GenerationInputs, longest: int) -> None:
-    """Require a prompt, and enough of a model's `longest` positions for the new tokens.
+def check_prompts(asked: GenerationInputs, longest: int, vocab_size: int) -> None:
+    """Require prompts of some ids, and enough of a model's `longest` positions for new tokens.
 
     Raises:
-        UsageError: There is no prompt, or there are too few or too many new tokens.
+        UsageError: There is no prompt, one is empty or invalid, or there are too few or too many
+            new tokens.
     """
+    for number, prompt in enumerate(asked.prompts):
+        if prompt.ndim != 2 or len(prompt) != 1 or not prompt.numel():  # noqa: PLR2004 - [1 time]
+            raise UsageError(
+                f"prompt {number} is of shape {list(prompt.shape)}",
+                where="the prompts",
+                fix="give each as ids [1 time], of at least one token",
+            )
+        if not bool(((prompt >= 0) & (prompt < vocab_size)).all()):
+            raise UsageError(
+                f"an id is outside the vocabulary of {vocab_size}",
+                where=f"--token-ids or --text, prompt {number}",
+                fix=f"use ids from 0 to {vocab_size - 1}, and the vocabulary of these weights",
+            )
     room = longest - max((prompt.shape[1] for prompt in asked.prompts), default=longest)
     if not asked.prompts:
         raise UsageError("there is no prompt", where="--num-prompts", fix="give one or more")
@@ -226,10 +248,16 @@ def generation(  # noqa: PLR0913 - a check's entry point; all but three have def
         progress: Called as the check goes on.
 
     Raises:
-        UsageError: There is no prompt, or there are too few or too many new tokens.
+        UsageError: As in `check_prompts`.
         ParityError: The comparison cannot start.
     """
-    check_space_left(asked, candidate.config.n_positions)
+    if asked.unread:
+        row = broken_row(asked.unread, tap="text.ids", dtype="float64")
+        plan = Plan.of({BACKEND: (1, 1)})
+        return finish(
+            "generation", rows=[row], plan=plan, identity=identity, first_divergence=_first([row])
+        )
+    check_prompts(asked, candidate.config.n_positions, candidate.config.vocab_size)
     runners.check_apart({BACKEND: candidate}, reference)
     bounds = bounds_for(dtype)
     bounds.check(PRECISIONS.get(dtype))
@@ -339,6 +367,7 @@ def _planned(asked: GenerationInputs, dtype: str) -> list[str]:
 
 
 _SUSPECTS = {
+    "text": "the tokenizer: `python -m parity.check tokens` names the step",
     "rules": "the formula of one rule, or the order of all",
     "rules.half": "a rule that computes in half precision, instead of float32",
     "rules.likeliest": "ties: of equal logits the lowest id is due",

@@ -160,8 +160,8 @@ def shortened(model: GPT, positions: int) -> GPT:
 def overflow_rows(run: Pass, searched: Tensor) -> Iterator[Row]:
     """Yield the rows of texts that reach the last position of a model with few positions."""
     prompts = few_prompts(searched)
-    known = prompts.shape[1]
-    positions = known + _ROOM
+    room = min(_ROOM, run.model.config.n_positions - prompts.shape[1])
+    positions = prompts.shape[1] + room
     model = shortened(run.model, positions)
     slides = Case(
         tap="overflow.slide",
@@ -178,15 +178,18 @@ def overflow_rows(run: Pass, searched: Tensor) -> Iterator[Row]:
         dataclasses.replace(slides, tap="overflow.long", prompts=late),
     ):
         yield from _case_rows(run, case, model)
-    yield _limits_row(run, model, prompts)
+    yield _limits_row(run, model, prompts, room)
 
 
 _ROOM = 4
-"""New tokens for which a shortened model has positions."""
+"""New tokens for which a shortened model has positions, if the whole model has them."""
 
 
-def _limits_row(run: Pass, model: GPT, prompts: Tensor) -> Row:
-    """Return the row of the numbers of tokens, and of the error where they are too many."""
+def _limits_row(run: Pass, model: GPT, prompts: Tensor, room: int) -> Row:
+    """Return the row of the numbers of new tokens, and of the error where they are too many.
+
+    The model has positions for `room` of them.
+    """
 
     def length(new: int, overflow: str) -> int:
         try:
@@ -195,8 +198,8 @@ def _limits_row(run: Pass, model: GPT, prompts: Tensor) -> Row:
             return -1
         return made.shape[1] - prompts.shape[1]
 
-    asked = [(0, "stop"), (_ROOM, "error"), (_ROOM + 1, "error"), (_ROOM + 1, "stop")]
-    due = [0, _ROOM, -1, _ROOM]
+    asked = [(0, "stop"), (room, "error"), (room + 1, "error"), (room + 1, "stop")]
+    due = [0, room, -1, room]
     found = run.attempt(
         lambda: [length(new, overflow) for new, overflow in asked],
         tap="overflow.limits",
@@ -206,7 +209,7 @@ def _limits_row(run: Pass, model: GPT, prompts: Tensor) -> Row:
         return found
     row = ids_row(found, due, tap="overflow.limits", dtype="float64", against="oracle")
     wrong = [
-        f"overflow {overflow}, {new} new tokens in {_ROOM} positions: {_words(ours)}, "
+        f"overflow {overflow}, {new} new tokens where {room} fit: {_words(ours)}, "
         f"{_words(right)} due"
         for (new, overflow), ours, right in zip(asked, found, due, strict=True)
         if ours != right
