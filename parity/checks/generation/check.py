@@ -21,6 +21,7 @@ from parity.checks.generation import beams, requests, rules, texts
 from parity.checks.generation.beams import SETTINGS
 from parity.checks.generation.rows import BACKEND, broken_row
 from parity.checks.generation.rules import CASES, CHOICES, rule_rows
+from parity.checks.generation.scripted import SEARCHES, search_rows
 from parity.checks.generation.texts import WAYS, Injected, Pass, draw_prompts, order_rows
 from parity.core import environment, inputs, runners
 from parity.core.comparison import no_progress
@@ -338,6 +339,8 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
     yield from order_rows(run, asked.searched[:1])
     yield from texts.text_rows(run, seen)
     yield from requests.request_rows(run, asked.searched)
+    with injected():
+        yield from search_rows(asked.seed)
     searched = beams.search_all(run, asked.searched)
     yield from beams.beam_rows(run, searched)
     if dtype == "float64":
@@ -362,6 +365,7 @@ def _planned(asked: GenerationInputs, dtype: str) -> list[str]:
         *(f"rules.{name}" for name in (*(case.name for case in CASES), *CHOICES, "order")),
         *(f"{call}.{what}" for call in calls for what in ("logits", "ids")),
         *requests.OTHERS,
+        *(f"beams.{name}" for name in SEARCHES),
         *(f"beams.{setting.name}.{what}" for setting in SETTINGS for what in ("texts", "scores")),
     ]
 
@@ -385,7 +389,12 @@ _SUSPECTS = {
     "chunks": "a chunk after the first: its positions, its mask, the keys before it",
     "stream": "streamed text: the space between words, held-back parts, a stop string",
     "beams": "rows that change places, scores, lengths, and when a text ends",
-    "beams.tied": "ties: of equal scores the earlier beam comes first, then the lower id",
+    "beams.choices": "a search without ends: its first beam, sums of scores, the order of texts",
+    "beams.ties": "ties: of equal scores the earlier beam comes first, then the lower id",
+    "beams.ends": "a token that ends a text: candidates, and texts that are finished",
+    "beams.penalties": "the length penalty: its sign, and the length it is applied to",
+    "beams.stopping": "early_stopping: when a prompt is done",
+    "beams.fill": "texts shorter than the longest one, or fewer texts than beams",
     "beams.full": "the limit of a text's length: the positions of the model",
     "half": "half precision: numbers that are rounded where float32 is due",
 }

@@ -287,7 +287,7 @@ def _(logits: Tensor, _rules: Rules, _draws: object = None) -> Tensor:
 @GenerationFault.register(
     "beams-all-alike",
     "a search begins with the prompt in every beam",
-    at="beams.plain.texts",
+    at="beams.choices",
     replaces=(Hypotheses, "__init__"),
 )
 def _(right: Function) -> Function:
@@ -314,7 +314,7 @@ def with_settings(changed: Callable[[Settings], dict[str, Any]]) -> Callable[[Fu
 @GenerationFault.register(
     "beams-of-logits",
     "beams add up logits, not log-probabilities",
-    at="beams.plain.texts",
+    at="beams.choices",
     replaces=(beam_search, "log_softmax"),
 )
 @instead
@@ -325,7 +325,7 @@ def _(logits: Tensor) -> Tensor:
 GenerationFault.register(
     "length-penalty-reversed",
     "the length penalty has the wrong sign",
-    at="beams.plain.scores",
+    at="beams.penalties",
     replaces=(beam_search, "search"),
 )(with_settings(lambda s: {"length_penalty": -s.length_penalty}))
 
@@ -333,20 +333,20 @@ GenerationFault.register(
 GenerationFault.register(
     "length-penalty-missing",
     "the score is the mere sum",
-    at="beams.plain.scores",
+    at="beams.penalties",
     replaces=(beam_search, "search"),
 )(with_settings(lambda _: {"length_penalty": 0.0}))
 
 
 GenerationFault.register(
-    "end-ignored", "no token ends a text", at="beams.ends.texts", replaces=(beam_search, "search")
+    "end-ignored", "no token ends a text", at="beams.ends", replaces=(beam_search, "search")
 )(with_settings(lambda _: {"end_id": None}))
 
 
 GenerationFault.register(
     "stops-too-soon",
     "a prompt is done with its first finished texts, whatever still runs",
-    at="beams.ends.texts",
+    at="beams.stopping",
     replaces=(beam_search, "search"),
 )(with_settings(lambda _: {"early_stopping": True}))
 
@@ -758,7 +758,7 @@ def _(right: Function) -> Function:
 @GenerationFault.register(
     "never-reversed",
     '"never" is taken for False, and False for "never"',
-    at="beams.ends.texts",
+    at="beams.stopping",
     replaces=(Hypotheses, "_can_improve"),
 )
 def _(right: Function) -> Function:
@@ -778,7 +778,7 @@ def _(right: Function) -> Function:
 @GenerationFault.register(
     "beams-filled-with-0",
     "shorter texts of a search are filled with id 0",
-    at="beams.ends.texts",
+    at="beams.fill",
     replaces=(beam_search, "beam_search"),
 )
 def _(right: Function) -> Function:
@@ -797,7 +797,7 @@ def _(right: Function) -> Function:
 GenerationFault.register(
     "beams-one-short",
     "a search ends one token too early",
-    at="beams.plain.texts",
+    at="beams.choices",
     replaces=(beam_search, "search"),
 )(with_settings(lambda s: {"max_new_tokens": max(1, s.max_new_tokens - 1)}))
 
@@ -805,7 +805,7 @@ GenerationFault.register(
 @GenerationFault.register(
     "beams-worst-first",
     "the texts of a search come in the reverse order",
-    at="beams.plain.texts",
+    at="beams.choices",
     replaces=(Hypotheses, "best"),
 )
 def _(right: Function) -> Function:
@@ -815,7 +815,7 @@ def _(right: Function) -> Function:
 @GenerationFault.register(
     "beams-few-candidates",
     "as many candidates as beams are ranked, not twice as many",
-    at="beams.ends.texts",
+    at="beams.ends",
     replaces=(beam_search, "_best"),
 )
 def _(right: Function) -> Function:
@@ -825,7 +825,7 @@ def _(right: Function) -> Function:
 @GenerationFault.register(
     "beam-ties-to-the-last",
     "of equal scores the later one comes first",
-    at="beams.tied.texts",
+    at="beams.ties",
     replaces=(beam_search, "_best"),
 )
 def _(_right: Function) -> Function:
@@ -841,7 +841,7 @@ def _(_right: Function) -> Function:
 @GenerationFault.register(
     "finished-forgotten",
     "a text that ended is forgotten when others end",
-    at="beams.ends.texts",
+    at="beams.ends",
     replaces=(Hypotheses, "advance"),
 )
 def _(right: Function) -> Function:

@@ -106,7 +106,7 @@ def test_every_text_is_compared_with_every_reference(document: dict[str, Any]) -
     for setting in SETTINGS:
         assert found[f"beams.{setting.name}.texts", "float64"] == {"oracle"}
         checked = found.get((f"beams.{setting.name}.texts", "float32"), set())
-        assert checked == ({"huggingface"} if setting.shared else set())
+        assert checked == ({"huggingface"} if setting.room is None else set())
     assert found["half.greedy.ids", "bfloat16"] == {OWN_LOGITS, "huggingface"}
 
 
@@ -395,7 +395,7 @@ def texts(*, sampled: bool) -> list[str]:
 
 
 def searches(*, shared: bool) -> list[str]:
-    return [f"beams.{setting.name}" for setting in SETTINGS if setting.shared or not shared]
+    return [f"beams.{setting.name}" for setting in SETTINGS if setting.room is None or not shared]
 
 
 def test_every_text_has_fingerprints(right: Report, fingerprints_of: FingerprintsOf) -> None:
