@@ -419,10 +419,11 @@ class GenerationOptions(
 ):
     """Does generation with a cache equal generation without one?
 
-    Checks sampling rules on shared logits, then texts token by token: greedy, under rules,
-    sampled, and by beam search. In float64 our decoder's logits must agree at every step with
-    three models that have no cache. In --dtype its rounding must be no larger than Hugging Face's,
-    and its ids must equal those of Hugging Face's generate, except at ties. Runs on the CPU.
+    Checks rules and choices on shared logits, then the texts of generate, stream and beam search:
+    greedy, under rules and sampled, in batches, with end tokens, beyond the last position, and in
+    chunks. In float64 the logits of every step must agree with models that have no cache, and each
+    row's ids must follow from its own random numbers. In --dtype rounding must be no larger than
+    Hugging Face's, and ids must equal those of its generate, except at ties. Runs on the CPU.
     Hugging Face runs the whole text again for every token: at full size use few prompts.
 
     Examples:

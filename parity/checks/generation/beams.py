@@ -1,21 +1,32 @@
 """Rows of beam searches: texts and scores."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from parity.checks.generation.requests import LONGEST, shortened
 from parity.checks.generation.rows import (
+    Result,
+    broken_row,
     float64_row,
     ids_row,
-    raised_row,
     reference_error,
     rounding_row,
 )
-from parity.checks.generation.rules import expected_logits
-from parity.checks.generation.texts import OURS, THEIRS, WAYS, Forward, Pass, Way
+from parity.checks.generation.texts import (
+    GREEDY,
+    OURS,
+    RULED,
+    THEIRS,
+    Forward,
+    Pass,
+    Watched,
+    Way,
+    repeated,
+)
 from parity.core.gates import RoundingError
 from parity.core.results import Row
 from parity.core.tolerances import Precision
@@ -23,41 +34,57 @@ from reference import generation_oracle, huggingface_generation
 from scratch_gpt.generation import beam_search
 from scratch_gpt.generation.beam_search import Hypothesis, Settings, Stepping
 from scratch_gpt.generation.decoder import Decoder
+from scratch_gpt.generation.sampling import Rules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The settings of one search; `ends` is whether a token ends a text, `way` has the rules."""
+    """The settings of one search.
+
+    Attributes:
+        beams: As `returned`, `length_penalty` and `early_stopping` a setting of our search; by
+            default every beam is returned.
+        ends: Whether a token ends a text.
+        way: The rules.
+        room: New tokens for which the model has positions; None for all that are asked for.
+    """
 
     name: str
     beams: int
+    returned: int | None = None
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     ends: bool = False
-    way: Way = WAYS[0]
+    way: Way = GREEDY
+    room: int | None = None
+
+    @property
+    def texts(self) -> int:
+        """The number of texts of a prompt."""
+        return self.returned or self.beams
 
     def settings(self, *, new: int, end_id: int) -> Settings:
-        """Return the settings of our search, with a text of every beam."""
+        """Return the settings of our search."""
         return Settings(
             beams=self.beams,
             max_new_tokens=new,
             length_penalty=self.length_penalty,
             early_stopping=self.early_stopping,
             end_id=end_id if self.ends else None,
-            returned=self.beams,
+            returned=self.texts,
         )
 
 
 SETTINGS = (
     Setting(name="plain", beams=4),
-    Setting(name="ruled", beams=2, way=WAYS[1]),
-    Setting(name="ends", beams=4, ends=True),
+    Setting(name="ruled", beams=2, way=RULED),
+    Setting(name="ended", beams=4, ends=True),
     Setting(name="longer", beams=3, length_penalty=2.0, ends=True),
     Setting(name="shorter", beams=3, length_penalty=-1.0, early_stopping="never", ends=True),
     Setting(name="early", beams=2, early_stopping=True, ends=True),
+    Setting(name="returned", beams=4, returned=2, ends=True),
+    Setting(name="full", beams=2, room=3),
 )
-LONGEST = 12
-"""The most new tokens of a search: transformers computes the whole text for each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,18 +101,13 @@ class Found:
     scores: Tensor
     closest: float = float("inf")
 
-    @property
-    def flat(self) -> list[int]:
-        """All tokens, each text's after its length."""
-        return [token for text in self.texts for token in (len(text), *text)]
 
-
-def found_by(
-    decoder: Stepping, prompts: Tensor, setting: Setting, *, new: int, end_id: int
+def found_by(  # noqa: PLR0913 - a search's arguments
+    decoder: Stepping, prompts: Tensor, setting: Setting, rules: Rules, *, new: int, end_id: int
 ) -> Found:
     """Return the result of our search."""
     chosen = setting.settings(new=new, end_id=end_id)
-    hypotheses = beam_search.search(decoder, prompts, chosen, setting.way.rules)
+    hypotheses = beam_search.search(decoder, prompts, chosen, rules)
     best: list[Hypothesis] = [text for texts in hypotheses for text in texts]
     scores = torch.tensor([[text.score for text in best]], dtype=torch.float64)
     return Found(texts=[text.token_ids for text in best], scores=scores)
@@ -99,9 +121,7 @@ def found_by_oracle(
     def scores(texts: Sequence[Sequence[int]]) -> generation_oracle.Array:
         ids = torch.tensor(texts)
         likelihoods = truth(ids)[:, -1].log_softmax(-1)
-        left: generation_oracle.Array = expected_logits(
-            setting.way.fields, likelihoods, ids
-        ).numpy()
+        left: generation_oracle.Array = setting.way.left(likelihoods, ids).numpy()
         return left
 
     search = generation_oracle.Search(
@@ -111,7 +131,9 @@ def found_by_oracle(
         early_stopping=setting.early_stopping,
         end_id=end_id if setting.ends else None,
     )
-    best = [text for prompt in prompts.tolist() for text in search.best(scores, prompt)]
+    best = [
+        text for prompt in prompts.tolist() for text in search.best(scores, prompt)[: setting.texts]
+    ]
     return Found(
         texts=[list(text.tokens) for text in best],
         scores=torch.tensor([[text.score for text in best]], dtype=torch.float64),
@@ -144,9 +166,7 @@ def rescored(truth: Forward, prompts: Tensor, found: Found, setting: Setting) ->
     known = prompts.shape[1]
     logits = truth(whole[:, :-1])[:, known - 1 :]
     steps = [
-        expected_logits(
-            setting.way.fields, logits[:, step].log_softmax(-1), whole[:, : known + step]
-        )
+        setting.way.left(logits[:, step].log_softmax(-1), whole[:, : known + step])
         .gather(1, new[:, step : step + 1])
         .squeeze(1)
         for step in range(longest)
@@ -176,45 +196,52 @@ def search_all(run: Pass, prompts: Tensor) -> BeamInputs:
 
 
 def beam_rows(run: Pass, asked: BeamInputs) -> Iterator[Row]:
-    """Yield the rows of the float64 pass: texts and scores, compared with the oracle's."""
+    """Yield the rows of the float64 pass: texts of `generate` and scores, against the oracle's."""
     for at, setting in enumerate(SETTINGS):
         run.progress(f"float64 beams.{setting.name}", at, len(SETTINGS))
-        tap, found = f"beams.{setting.name}", _found(run, asked, setting)
-        if isinstance(found, Exception):
-            yield raised_row(found, tap=f"{tap}.texts", dtype="float64")
+        tap, right = f"beams.{setting.name}", _oracles(run, asked, setting)
+        texts, found = _generated(run, asked, setting), _found(run, asked, setting)
+        if isinstance(texts, Row):
+            yield texts
+        else:
+            yield _texts(tap, texts, _filled(right.texts, asked.end_id), "float64", "oracle")
+        if isinstance(found, Row):
+            yield dataclasses.replace(found, tap=f"{tap}.scores")
             continue
         _take(run, OURS, tap, found)
-        right = _oracles(run, asked, setting)
-        yield _texts(tap, found, right, dtype="float64", against="oracle")
         scores = rescored(run.truth, asked.prompts, found, setting)
         yield float64_row(f"{tap}.scores", found.scores, scores, "oracle", run.bounds)
+
+
+def _room(asked: BeamInputs, setting: Setting) -> int:
+    return asked.new if setting.room is None else min(asked.new, setting.room)
+
+
+def _filled(texts: Sequence[Sequence[int]], end_id: int) -> list[list[int]]:
+    """Return the texts with the end token after their ends, up to the longest one's."""
+    longest = max(map(len, texts))
+    return [[*text, *[end_id] * (longest - len(text))] for text in texts]
 
 
 def beam_rounding_rows(run: Pass, asked: BeamInputs, precision: Precision) -> Iterator[Row]:
     """Yield the rows of texts and scores, compared with those of Hugging Face's search."""
     for at, setting in enumerate(SETTINGS):
+        if setting.room is not None:
+            continue
         run.progress(f"{run.dtype} beams.{setting.name}", at, len(SETTINGS))
         tap, found = f"beams.{setting.name}", _found(run, asked, setting)
-        if isinstance(found, Exception):
-            yield raised_row(found, tap=f"{tap}.texts", dtype=run.dtype)
+        if isinstance(found, Row):
+            yield found
             continue
         theirs = _theirs(run, asked, setting)
         _take(run, OURS, tap, found)
         _take(run, THEIRS, tap, theirs)
         truth = rescored(run.truth, asked.prompts, theirs, setting)
         noise = reference_error(theirs.scores, truth)
-        row = _texts(tap, found, theirs, dtype=run.dtype, against="huggingface")
+        row = _texts(tap, found.texts, theirs.texts, run.dtype, "huggingface")
         excused = _excuse(run, asked, setting, noise, precision) if row.detail else ""
         if excused:
-            again = ids_row(
-                found.flat,
-                theirs.flat,
-                tap=f"{tap}.texts",
-                dtype=run.dtype,
-                against="huggingface",
-                excused=excused,
-            )
-            row = dataclasses.replace(again, detail=f"{row.detail}; {excused}")
+            row = _texts(tap, found.texts, theirs.texts, run.dtype, "huggingface", excused)
         yield row
         own = rescored(run.truth, asked.prompts, found, setting)
         yield rounding_row(f"{tap}.scores", found.scores, own, noise, precision, run.bounds)
@@ -226,12 +253,57 @@ def _take(run: Pass, side: str, tap: str, found: Found) -> None:
     run.fingerprints.take(name, f"{tap}.scores", found.scores)
 
 
-def _found(run: Pass, asked: BeamInputs, setting: Setting) -> Found | Exception:
+def _generated(run: Pass, asked: BeamInputs, setting: Setting) -> list[list[int]] | Row:
+    """Return the new tokens of every text that `generate` gives, filled to one length."""
+    rules, new = setting.way.watched(), _room(asked, setting)
+    model = run.model
+    if setting.room is not None:
+        model = shortened(model, asked.prompts.shape[1] + new)
+        new += 2  # more than there are positions
+    made = _attempted(
+        run,
+        lambda: model.generate(
+            asked.prompts,
+            max_new_tokens=new,
+            rules=rules,
+            beams=setting.beams,
+            samples=setting.texts,
+            length_penalty=setting.length_penalty,
+            early_stopping=setting.early_stopping,
+            end_id=asked.end_id if setting.ends else None,
+        ),
+        setting,
+        rules,
+    )
+    if isinstance(made, Row):
+        return made
+    begun = repeated(asked.prompts, setting.texts)
+    if made.shape[0] != len(begun) or not torch.equal(made[:, : begun.shape[1]], begun):
+        detail = f"ours {made.shape[0]} texts, or other prompts; {len(begun)} are due"
+        return broken_row(detail, tap=f"beams.{setting.name}.texts", dtype=run.dtype)
+    filled: list[list[int]] = made[:, begun.shape[1] :].tolist()
+    return filled
+
+
+def _found(run: Pass, asked: BeamInputs, setting: Setting) -> Found | Row:
+    """Return the texts and scores of our search."""
+    rules, new = setting.way.watched(), _room(asked, setting)
+
     def search() -> Found:
         decoder = Decoder(run.model, batch=len(asked.prompts) * setting.beams)
-        return found_by(decoder, asked.prompts, setting, new=asked.new, end_id=asked.end_id)
+        return found_by(decoder, asked.prompts, setting, rules, new=new, end_id=asked.end_id)
 
-    return run.attempt(search)
+    return _attempted(run, search, setting, rules)
+
+
+def _attempted(
+    run: Pass, compute: Callable[[], Result], setting: Setting, rules: Watched
+) -> Result | Row:
+    return run.attempt(
+        compute,
+        tap=f"beams.{setting.name}.texts",
+        place=lambda: f"the prompts of the searches, step {max(0, len(rules.seen) - 1)}",
+    )
 
 
 def _theirs(run: Pass, asked: BeamInputs, setting: Setting) -> Found:
@@ -244,25 +316,33 @@ def _theirs(run: Pass, asked: BeamInputs, setting: Setting) -> Found:
         length_penalty=setting.length_penalty,
         early_stopping=setting.early_stopping,
         end_id=end_id,
-        returned=setting.beams,
+        returned=setting.texts,
         rules=setting.way.fields,
     )
     texts = unfilled(made.token_ids, asked.prompts.shape[1], end_id)
     return Found(texts=texts, scores=made.scores[None].double())
 
 
-def _texts(tap: str, found: Found, other: Found, *, dtype: str, against: str) -> Row:
+def _texts(  # noqa: PLR0913 - a row
+    tap: str,
+    ours: Sequence[Sequence[int]],
+    other: Sequence[Sequence[int]],
+    dtype: str,
+    against: str,
+    excused: str = "",
+) -> Row:
     """Return the row of all texts of a search, in their order."""
-    row = ids_row(found.flat, other.flat, tap=f"{tap}.texts", dtype=dtype, against=against)
-    pairs = enumerate(zip(found.texts, other.texts, strict=True))
-    first = next(((at, mine, its) for at, (mine, its) in pairs if mine != its), None)
+    mine, its = ([token for text in side for token in (len(text), *text)] for side in (ours, other))
+    row = ids_row(mine, its, tap=f"{tap}.texts", dtype=dtype, against=against, excused=excused)
+    pairs = enumerate(zip(ours, other, strict=True))
+    first = next(((at, a, b) for at, (a, b) in pairs if list(a) != list(b)), None)
     if first is None:
         return row
-    at, mine, its = first
-    step = next((i for i, (a, b) in enumerate(zip(mine, its, strict=False)) if a != b), None)
+    at, a, b = first
+    step = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
     where = f"step {step}" if step is not None else "where one ends"
-    detail = f"text {at}, {where}: ours {list(mine)}, {against} {list(its)}"
-    return dataclasses.replace(row, detail=detail)
+    detail = f"text {at}, {where}: ours {list(a)}, {against} {list(b)}"
+    return dataclasses.replace(row, detail=f"{detail}; {excused}" if excused else detail)
 
 
 def _excuse(
@@ -278,4 +358,5 @@ def _excuse(
 
 
 def _oracles(run: Pass, asked: BeamInputs, setting: Setting) -> Found:
-    return found_by_oracle(run.truth, asked.prompts, setting, new=asked.new, end_id=asked.end_id)
+    new = _room(asked, setting)
+    return found_by_oracle(run.truth, asked.prompts, setting, new=new, end_id=asked.end_id)

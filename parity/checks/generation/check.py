@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.generation import beams, rules, texts
+from parity.checks.generation import beams, requests, rules, texts
 from parity.checks.generation.beams import SETTINGS
-from parity.checks.generation.rows import BACKEND
-from parity.checks.generation.rules import CASES, rule_rows
+from parity.checks.generation.rows import BACKEND, broken_row
+from parity.checks.generation.rules import CASES, CHOICES, rule_rows
+from parity.checks.generation.scripted import SEARCHES, search_rows
 from parity.checks.generation.texts import WAYS, Injected, Pass, draw_prompts, order_rows
 from parity.core import environment, inputs, runners
 from parity.core.comparison import no_progress
@@ -39,8 +40,9 @@ from parity.core.results import (
     finish,
 )
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
-from parity.errors import ExitCode, UsageError
+from parity.errors import ExitCode, ParityError, UsageError, message_of
 from parity.options import GenerationOptions
+from scratch_gpt.errors import quote
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
@@ -58,12 +60,14 @@ class GenerationInputs:
         new: New tokens of each, at least 2.
         searched: `[batch time]`, the prompts of the beam searches.
         seed: Seed of the logits to which the rules are applied.
+        unread: The error that our tokenizer raised for the text; empty without one.
     """
 
     prompts: Sequence[Tensor]
     new: int
     searched: Tensor
     seed: int = 0
+    unread: str = ""
 
 
 def generation_inputs(
@@ -74,11 +78,23 @@ def generation_inputs(
     Raises:
         UsageError: The prompts do not fit the model, or the text has no vocabulary or no token.
     """
+    unread = ""
+    prompts: Sequence[Tensor] = ()
+    try:
+        prompts = _prompts(options, vocab_size=vocab_size, longest=longest)
+    except ParityError:
+        raise
+    except Exception as error:
+        if options.text is None:
+            raise
+        raised = f"ours raised {type(error).__name__}: {message_of(error)}"
+        unread = f"the text {quote(options.text)}: {raised}"
     return GenerationInputs(
-        prompts=_prompts(options, vocab_size=vocab_size, longest=longest),
+        prompts=prompts,
         new=options.max_new_tokens,
         searched=_searched(vocab_size, options.seed),
         seed=options.seed,
+        unread=unread,
     )
 
 
@@ -95,13 +111,6 @@ def _prompts(options: GenerationOptions, *, vocab_size: int, longest: int) -> li
             )
         return draw_prompts(
             options.num_prompts, longest=room, vocab_size=vocab_size, seed=options.seed
-        )
-    ids = torch.cat([prompt[0] for prompt in given])
-    if not bool(((ids >= 0) & (ids < vocab_size)).all()):
-        raise UsageError(
-            f"an id is outside the vocabulary of {vocab_size}",
-            where="--token-ids or --text",
-            fix=f"use ids from 0 to {vocab_size - 1}, and the vocabulary of these weights",
         )
     return given
 
@@ -133,12 +142,26 @@ def _searched(vocab_size: int, seed: int) -> Tensor:
     return torch.from_numpy(generator.integers(0, vocab_size, size=(2, 5)))
 
 
-def check_space_left(asked: GenerationInputs, longest: int) -> None:
-    """Require a prompt, and enough of a model's `longest` positions for the new tokens.
+def check_prompts(asked: GenerationInputs, longest: int, vocab_size: int) -> None:
+    """Require prompts of some ids, and enough of a model's `longest` positions for new tokens.
 
     Raises:
-        UsageError: There is no prompt, or there are too few or too many new tokens.
+        UsageError: There is no prompt, one is empty or invalid, or there are too few or too many
+            new tokens.
     """
+    for number, prompt in enumerate(asked.prompts):
+        if prompt.ndim != 2 or len(prompt) != 1 or not prompt.numel():  # noqa: PLR2004 - [1 time]
+            raise UsageError(
+                f"prompt {number} is of shape {list(prompt.shape)}",
+                where="the prompts",
+                fix="give each as ids [1 time], of at least one token",
+            )
+        if not bool(((prompt >= 0) & (prompt < vocab_size)).all()):
+            raise UsageError(
+                f"an id is outside the vocabulary of {vocab_size}",
+                where=f"--token-ids or --text, prompt {number}",
+                fix=f"use ids from 0 to {vocab_size - 1}, and the vocabulary of these weights",
+            )
     room = longest - max((prompt.shape[1] for prompt in asked.prompts), default=longest)
     if not asked.prompts:
         raise UsageError("there is no prompt", where="--num-prompts", fix="give one or more")
@@ -226,10 +249,16 @@ def generation(  # noqa: PLR0913 - a check's entry point; all but three have def
         progress: Called as the check goes on.
 
     Raises:
-        UsageError: There is no prompt, or there are too few or too many new tokens.
+        UsageError: As in `check_prompts`.
         ParityError: The comparison cannot start.
     """
-    check_space_left(asked, candidate.config.n_positions)
+    if asked.unread:
+        row = broken_row(asked.unread, tap="text.ids", dtype="float64")
+        plan = Plan.of({BACKEND: (1, 1)})
+        return finish(
+            "generation", rows=[row], plan=plan, identity=identity, first_divergence=_first([row])
+        )
+    check_prompts(asked, candidate.config.n_positions, candidate.config.vocab_size)
     runners.check_apart({BACKEND: candidate}, reference)
     bounds = bounds_for(dtype)
     bounds.check(PRECISIONS.get(dtype))
@@ -250,7 +279,7 @@ def generation(  # noqa: PLR0913 - a check's entry point; all but three have def
         )
         rows = list(found)
     vocab_size = candidate.config.vocab_size
-    planned = _planned(asked)
+    planned = _planned(asked, dtype)
     return finish(
         "generation",
         rows=rows,
@@ -290,53 +319,88 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
     with injected():
         yield from rule_rows(candidate.config.vocab_size, asked.seed, bounds)
     truth = texts.oracle_forward(reference)
-    models = {"ours": candidate, "huggingface": reference}
-    precision = PRECISIONS.get(dtype)
-    for wanted in (None, *([precision] if precision else [])):
-        both: Any = runners.model_in_dtype(models, wanted.dtype if wanted else torch.float64)
-        run = Pass(
+
+    def run_in(dtype: str) -> Pass:
+        models = {"ours": candidate, "huggingface": reference}
+        both: Any = runners.model_in_dtype(models, getattr(torch, dtype))
+        return Pass(
             model=both["ours"],
             reference=both["huggingface"],
             truth=truth,
             prompts=asked.prompts,
             new=asked.new,
-            bounds=bounds,
+            bounds=bounds if dtype == "float64" else bounds_for(dtype),
             injected=injected,
             progress=progress,
             fingerprints=fingerprints or Fingerprints(),
         )
-        searched = beams.search_all(run, asked.searched)
-        if wanted is None:
-            yield from order_rows(run, asked.searched[:1])
-            yield from texts.text_rows(run, seen)
-            yield from beams.beam_rows(run, searched)
-        else:
-            yield from texts.text_rounding_rows(run, wanted)
-            yield from beams.beam_rounding_rows(run, searched, wanted)
+
+    run = run_in("float64")
+    yield from order_rows(run, asked.searched[:1])
+    yield from texts.text_rows(run, seen)
+    yield from requests.request_rows(run, asked.searched)
+    with injected():
+        yield from search_rows(asked.seed)
+    searched = beams.search_all(run, asked.searched)
+    yield from beams.beam_rows(run, searched)
+    if dtype == "float64":
+        return
+    run = run_in(dtype)
+    yield from texts.rounding_rows(run, run.cases(), PRECISIONS[dtype])
+    yield from beams.beam_rounding_rows(run, searched, PRECISIONS[dtype])
+    narrow = dtype if dtype in _HALF else _HALF[0]
+    run = run_in(narrow)
+    yield from texts.rounding_rows(
+        run, requests.half_cases(run, asked.searched), PRECISIONS[narrow]
+    )
 
 
-def _planned(asked: GenerationInputs) -> list[str]:
+_HALF = ("bfloat16", "float16")
+
+
+def _planned(asked: GenerationInputs, dtype: str) -> list[str]:
+    ways = [f"{way.name}.{at}" for way in WAYS for at in range(len(asked.prompts))]
+    calls = [*ways, *requests.CALLS, *(requests.HALVES if dtype != "float64" else ())]
     return [
-        *(f"rules.{case.name}" for case in CASES),
-        "rules.order",
-        *(
-            f"{way.name}.{at}.{what}"
-            for way in WAYS
-            for at in range(len(asked.prompts))
-            for what in ("logits", "ids")
-        ),
+        *(f"rules.{name}" for name in (*(case.name for case in CASES), *CHOICES, "order")),
+        *(f"{call}.{what}" for call in calls for what in ("logits", "ids")),
+        *requests.OTHERS,
+        *(f"beams.{name}" for name in SEARCHES),
         *(f"beams.{setting.name}.{what}" for setting in SETTINGS for what in ("texts", "scores")),
     ]
 
 
 _SUSPECTS = {
+    "text": "the tokenizer: `python -m parity.check tokens` names the step",
     "rules": "the formula of one rule, or the order of all",
+    "rules.half": "a rule that computes in half precision, instead of float32",
+    "rules.likeliest": "ties: of equal logits the lowest id is due",
+    "rules.drawn": "the edges of a draw: the first id, the last one, an excluded one",
     "greedy": "what a decoder keeps: keys, values, positions, its length",
     "ruled": "the text that a rule is given: prompt and new tokens, the newest too",
-    "sampled": "as for greedy; or a draw that depends on more than the seed and the row",
+    "sampled": "random numbers: each text has its own, which depend on seed and row alone",
+    "batch": "rows of a batch that depend on each other, or are in another order",
+    "batch.tied": "ties: of equal logits the lowest id is due",
+    "batch.sampled": "random numbers: each row and sample has its own, samples side by side",
+    "batch.streams": "seed and streams that were given: one of them is not used",
+    "batch.ends": "the end token: it ends its own row, fills that row, and the last one ends all",
+    "batch.names": "options by Hugging Face's names",
+    "overflow": "the last position: where a text stops, or goes on from its later half",
+    "chunks": "a chunk after the first: its positions, its mask, the keys before it",
+    "stream": "streamed text: the space between words, held-back parts, a stop string",
     "beams": "rows that change places, scores, lengths, and when a text ends",
+    "beams.choices": "a search without ends: its first beam, sums of scores, the order of texts",
+    "beams.ties": "ties: of equal scores the earlier beam comes first, then the lower id",
+    "beams.ends": "a token that ends a text: candidates, and texts that are finished",
+    "beams.penalties": "the length penalty: its sign, and the length it is applied to",
+    "beams.stopping": "early_stopping: when a prompt is done",
+    "beams.fill": "texts shorter than the longest one, or fewer texts than beams",
+    "beams.full": "the limit of a text's length: the positions of the model",
+    "half": "half precision: numbers that are rounded where float32 is due",
 }
-"""Likely causes, by the first part of a row's name."""
+"""Likely causes, by the first parts of a row's name."""
+
+_THE_MODEL = "the model itself, not its cache: `python -m parity.check layerwise` names the place"
 
 
 def _first(failing: Sequence[Row]) -> FirstDivergence | None:
@@ -344,5 +408,9 @@ def _first(failing: Sequence[Row]) -> FirstDivergence | None:
         return None
     row = failing[0]
     found = row.detail or difference_found(row)
-    suspects = _SUSPECTS[row.tap.split(".")[0]]
+    suspects = next(
+        words for tap, words in reversed(_SUSPECTS.items()) if f"{row.tap}.".startswith(tap)
+    )
+    if texts.ALSO_UNCACHED in found:
+        suspects = _THE_MODEL
     return FirstDivergence(tap=row.tap, why=found, suspects=suspects, row=row)

@@ -1,7 +1,10 @@
 """Rows of generated texts: the criteria of `parity.core.gates`, on tensors and ids."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from parity.core.gates import RoundingError
 from parity.core.metrics import difference
 from parity.core.results import Mode, Row
 from parity.core.tolerances import Bounds, Precision
+from parity.errors import message_of
 
 BACKEND = "fused"
 """The backend of the decoder, whatever the model's own is."""
@@ -54,4 +58,23 @@ def reference_error(tensor: Tensor, truth: Tensor) -> RoundingError:
 
 
 ids_row = partial(gates.ids_row, backend=BACKEND)
-raised_row = partial(gates.raised_row, backend=BACKEND)
+
+
+def broken_row(detail: str, *, tap: str, dtype: str) -> Row:
+    """Return the row of a result that our side did not give, or that cannot be compared."""
+    row = gates.raised_row(ValueError(), tap=tap, backend=BACKEND, dtype=dtype)
+    return dataclasses.replace(row, detail=detail)
+
+
+Result = TypeVar("Result")
+
+
+def attempt(
+    compute: Callable[[], Result], *, tap: str, dtype: str, place: Callable[[], str]
+) -> Result | Row:
+    """Return a result of our functions; if they raise an error, its row, which names the place."""
+    try:
+        return compute()
+    except Exception as error:  # noqa: BLE001 - any mistake in the code under check
+        detail = f"{place()}: ours raised {type(error).__name__}: {message_of(error)}"
+        return broken_row(detail, tap=tap, dtype=dtype)

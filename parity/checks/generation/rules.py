@@ -1,28 +1,35 @@
 """The rules on shared logits: which tokens remain, and their logits."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from parity.checks.generation.rows import BACKEND, float64_row
+from parity.checks.generation.rows import BACKEND, attempt, float64_row, ids_row
 from parity.core.metrics import Status
 from parity.core.results import Mode, Row
 from parity.core.tolerances import Bounds
-from reference import huggingface_generation
-from scratch_gpt.generation.sampling import Rules
+from reference import generation_oracle, huggingface_generation
+from scratch_gpt.generation import sampling
+from scratch_gpt.generation.sampling import Draws, Rules
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One rule or several, under the names of transformers; `tied` makes many logits equal."""
+    """One rule or several, under the names of transformers.
+
+    `tied` makes many logits equal, `half` gives them in bfloat16.
+    """
 
     name: str
     fields: Mapping[str, Any]
     tied: bool = False
+    half: bool = False
 
 
 TOGETHER: Mapping[str, Any] = {
@@ -48,6 +55,7 @@ CASES = (
     Case(name="top_p_small", fields={"top_p": 0.05}),
     Case(name="top_p", fields={"top_p": 0.9}),
     Case(name="together", fields=TOGETHER),
+    Case(name="half", fields={"repetition_penalty": 1.3, "temperature": 0.7}, half=True),
 )
 """Every rule alone, at more than one value, and all together."""
 
@@ -69,13 +77,90 @@ _ROWS, _FEW, _TIME = 4, 9, 48
 
 
 def rule_rows(vocab_size: int, seed: int, bounds: Bounds) -> Iterator[Row]:
-    """Yield two rows for each case: the remaining tokens, and their logits, in float64."""
+    """Yield two rows for each case: the remaining tokens, and their logits, in float64.
+
+    In the case `half` the logits are bfloat16, and the rules compute in float32. After the rules
+    come two rows of chosen tokens.
+    """
     drawn, texts = shared(vocab_size, seed)
     for case in CASES:
         logits = (drawn * 2).round() / 2 if case.tied else drawn
+        given = logits.bfloat16() if case.half else logits
         sampled = bool({"temperature", "top_k", "top_p"} & set(case.fields))
-        ours = Rules(sampled=sampled, **case.fields).processed(logits, texts)
-        yield from _rows(case.name, ours, expected_logits(case.fields, logits, texts), bounds)
+        ours = attempt(
+            partial(Rules(sampled=sampled, **case.fields).processed, given, texts),
+            tap=f"rules.{case.name}",
+            dtype="float64",
+            place=lambda: f"texts of {_TIME} tokens",
+        )
+        if isinstance(ours, Row):
+            yield ours
+            continue
+        wide = given.float() if case.half else given
+        theirs = expected_logits(case.fields, wide, texts).double()
+        yield from _rows(case.name, ours.double(), theirs, bounds)
+    yield from _choice_rows(drawn)
+
+
+class _Numbers(Draws):
+    """Given numbers in the place of random ones."""
+
+    def __init__(self, numbers: Sequence[float]) -> None:
+        super().__init__(0, 0)
+        self.numbers = torch.tensor(numbers, dtype=torch.float64)
+
+    def next(self) -> Tensor:
+        """Return the numbers, `[batch]`."""
+        return self.numbers
+
+
+EDGES = (0.0, 0.25, 0.5, 0.75, 1.0 - 2.0**-53, 0.1, 0.6, 0.0)
+"""Numbers between 0 and 1; some are the sums at which the next token begins."""
+
+
+def _choice_rows(drawn: Tensor) -> Iterator[Row]:
+    """Yield the row of the likeliest tokens among equal ones, and of those drawn at the edges.
+
+    Four ids are equally likely, the first and the last among them; in the last row the first is
+    excluded.
+    """
+    last = drawn.shape[1] - 1
+    logits = drawn[:1].repeat(len(EDGES), 1)
+    equal = [0, last // 3, last // 2, last]
+    tied = logits.index_fill(1, torch.tensor(equal), float(logits.max()) + 1.0)
+    left = torch.full_like(logits, -math.inf).index_fill(1, torch.tensor(equal), 1.0)
+    left[-1, 0] = tied[-1, 0] = -math.inf
+    for name, given, sampled in (("likeliest", tied, False), ("drawn", left, True)):
+        chosen = attempt(
+            partial(_chosen, given, Rules(sampled=sampled)),
+            tap=f"rules.{name}",
+            dtype="float64",
+            place=lambda: f"{len(EDGES)} texts",
+        )
+        if isinstance(chosen, Row):
+            yield chosen
+            continue
+        due = [
+            generation_oracle.draw(row, number) if sampled else generation_oracle.likeliest(row)
+            for row, number in zip(given.numpy(), EDGES, strict=True)
+        ]
+        row = ids_row(chosen, due, tap=f"rules.{name}", dtype="float64", against="oracle")
+        wrong = [
+            f"of the equal ids {equal}{f', number {number:g}' if sampled else ''}: "
+            f"ours {mine}, oracle {right}"
+            for mine, right, number in zip(chosen, due, EDGES, strict=False)
+            if mine != right
+        ]
+        yield dataclasses.replace(row, detail="".join(wrong[:1]))
+
+
+def _chosen(logits: Tensor, rules: Rules) -> list[int]:
+    ids: list[int] = sampling.choose(logits, rules, _Numbers(EDGES)).tolist()
+    return ids
+
+
+CHOICES = ("likeliest", "drawn")
+"""Names of the rows of chosen tokens."""
 
 
 def expected_logits(fields: Mapping[str, Any], logits: Tensor, texts: Tensor) -> Tensor:

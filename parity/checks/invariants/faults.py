@@ -191,18 +191,18 @@ def _(given: Given) -> Tensor:
     return context
 
 
-@_kernel("padding-ignored", "padding is not hidden", "padding")
+@_kernel("padding-not-hidden", "padding is not hidden", "padding")
 def _(given: Given) -> Tensor:
     return given._replace(mask=None).context()
 
 
-@_kernel("padding-inverted", "the tokens are hidden, and padding is not", "padding")
+@_kernel("padding-swapped", "the tokens are hidden, and padding is not", "padding")
 def _(given: Given) -> Tensor:
     return given._replace(mask=None if given.mask is None else ~given.mask).context()
 
 
 @_kernel(
-    "padding-over-heads", "masks lie row after row, for heads that lie head after head", "padding"
+    "padding-row-by-row", "masks lie row after row, for heads that lie head after head", "padding"
 )
 def _(given: Given) -> Tensor:
     hidden = given.hidden()
@@ -414,7 +414,7 @@ def _written(ids: Tensor, positions: Tensor | None, first: int) -> tuple[Tensor 
 
 for _name, _what, _violates, _embedded in (
     (
-        "positions-ignored",
+        "given-positions-ignored",
         "explicit positions are ignored",
         "positions",
         lambda _ids, _positions, first: (None, first),

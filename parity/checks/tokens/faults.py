@@ -608,7 +608,7 @@ def _last_of_equals(pairs: bpe_trainer._Pairs) -> tuple[str, str] | None:
 
 
 TokenizerFault.register(
-    "ties-to-the-last",
+    "merge-ties-to-the-last",
     "of equally frequent pairs the last in code-point order is merged",
     at="training",
 )(training(bpe_trainer._Pairs, "most_frequent", _last_of_equals))

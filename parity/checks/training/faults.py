@@ -118,7 +118,7 @@ def _(patches: Patches) -> None:
 
 
 @TrainingFault.register(
-    "ids-in-16-bits",
+    "data-in-16-bits",
     "ids are read as signed numbers of 16 bits",
     at="windows-16-bit.1.ids",
     look_for="ids that do not fit their type",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.generation import rules
+from parity.checks.generation import rules, scripted
 from parity.checks.generation import texts as references
 from parity.checks.generation.beams import Setting, found_by, found_by_oracle, rescored, unfilled
 from parity.checks.generation.faults import GENERATION_FAULTS, inject
@@ -46,8 +46,9 @@ def test_texts_and_scores_are_hugging_faces(
     theirs: OpenAIGPTLMHeadModel,
     assert_same: Any,  # noqa: ANN401
 ) -> None:
-    decoder = Decoder(ours, batch=len(PROMPTS) * setting.beams)
-    found = found_by(decoder, PROMPTS, setting, new=NEW, end_id=END)
+    rules, rows = setting.way.watched(), len(PROMPTS) * setting.beams
+    decoder = Decoder(ours, batch=rows)
+    found = found_by(decoder, PROMPTS, setting, rules, new=NEW, end_id=END)
     end_id = END if setting.ends else None
     made = huggingface_generation.beam_search(
         theirs,
@@ -63,18 +64,45 @@ def test_texts_and_scores_are_hugging_faces(
     right = found_by_oracle(truth, PROMPTS, setting, new=NEW, end_id=END)
     expected = unfilled(made.token_ids, PROMPTS.shape[1], end_id)
     assert (expected, expected) == (found.texts, right.texts)
-    exact = found_by(
-        Decoder(double, batch=len(PROMPTS) * setting.beams), PROMPTS, setting, new=NEW, end_id=END
-    )
+    decoder = Decoder(double, batch=rows)
+    exact = found_by(decoder, PROMPTS, setting, rules, new=NEW, end_id=END)
     assert_same(rescored(truth, PROMPTS, exact, setting), exact.scores)
     assert_same(right.scores, exact.scores)
 
 
 def test_every_rule_agrees_and_has_an_effect() -> None:
     rows = list(rules.rule_rows(211, 0, Bounds()))
-    assert {f"rules.{case.name}" for case in rules.CASES} == {row.tap for row in rows}
+    names = [*(case.name for case in rules.CASES), *rules.CHOICES]
+    assert {f"rules.{name}" for name in names} == {row.tap for row in rows}
     assert {Status.PASS} == {row.status for row in rows}
     assert not rules.idle(211, 0)
+
+
+SEARCH_ROWS = [f"beams.{name}" for name in scripted.SEARCHES]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_search_on_drawn_logits_agrees(seed: int) -> None:
+    rows = list(scripted.search_rows(seed))
+    assert [row.tap for row in rows] == SEARCH_ROWS
+    assert {Status.PASS} == {row.status for row in rows}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, fault in GENERATION_FAULTS.items() if fault.at in SEARCH_ROWS]
+)
+def test_a_fault_of_a_search_is_found_at_its_row_first(name: str) -> None:
+    with inject(name):
+        failing = [row for row in scripted.search_rows(1) if row.status is not Status.PASS]
+    assert GENERATION_FAULTS[name].at == failing[0].tap
+    assert failing[0].detail
+
+
+def test_an_error_of_a_search_names_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scratch_gpt.generation.beam_search._best", lambda *_: 1 / 0)
+    row = next(iter(scripted.search_rows(0)))
+    assert row.detail.startswith("beams 1, max_new_tokens 6, length_penalty 1.0")
+    assert row.detail.endswith("ours raised ZeroDivisionError: division by zero")
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_the_function_takes_a_model_or_its_class(model: GPT) -> None:
 @pytest.fixture(scope="module")
 def wrong(model: GPT) -> Report:
     models = {name: model.with_backend(name) for name in ("plain", "fused")}
-    injected = partial(inject, "padding-inverted", BLOCK)
+    injected = partial(inject, "padding-swapped", BLOCK)
     return invariants(models, SIZES, longest=9, injected=injected)
 
 
