@@ -286,6 +286,48 @@ def test_the_summary_is_appended(
     assert (missing.exit_code, "no" in missing.stderr) == (5, True)
 
 
+def test_annotations_are_as_many_as_github_shows(reports: dict[str, Report]) -> None:
+    for count in (10, 11, 35):
+        wrong = [dataclasses.replace(WRONG, tap=f"h.{n}.mlp.gelu") for n in range(count)]
+        made = rendered(dataclasses.replace(reports["candidate"], wrong=wrong), "github")
+        lines = [line for line in made.splitlines() if line.startswith("::error ")]
+        assert len(lines) == 10
+        assert "h.0.mlp.gelu" in lines[0]
+        assert ("h.9.mlp.gelu" in lines[9]) == (count == 10)
+        assert lines[9].endswith(f"{count - 9} more are in the report") == (count > 10)
+
+
+@pytest.mark.parametrize(
+    ("before", "size", "kept", "left_out"),
+    [(0, 900, True, False), (500_000, 900, True, True), ((1 << 20) - 200, 1, False, False)],
+    ids=["whole", "without its table", "cut off"],
+)
+def test_a_summary_is_never_larger_than_github_takes(  # noqa: PLR0913
+    before: int,
+    size: int,
+    kept: bool,  # noqa: FBT001
+    left_out: bool,  # noqa: FBT001
+    check: Check,
+    stand_in: Stand,
+    report: Report,
+    tmp_path: Path,
+) -> None:
+    """GitHub would drop the whole of it, and the verdict with it."""
+    rows = [[f"row {n}", size * "\u00e9"] for n in range(400)]
+    table = [Section(title="long", rows=rows), Section(title="short", rows=[["last", "1"]])]
+    stand_in(dataclasses.replace(report, sections=table))
+    summary = tmp_path / "summary.md"
+    summary.write_text(before * "x", encoding="utf-8")
+    check("weights", "--format", "github", env={"GITHUB_STEP_SUMMARY": str(summary)})
+    found = summary.read_bytes()
+    assert len(found) <= 1 << 20
+    text = found[before:].decode("utf-8", errors="ignore")
+    assert text.startswith("<!-- gpt1-parity -->\n## FAIL: layerwise\n")
+    assert ("| last | 1 |" in text) is kept
+    assert ("A long table is left out" in text) is left_out
+    assert ("row 399" in text) is (kept and not left_out)
+
+
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_has_an_annotation(verdict: Verdict, report: Report) -> None:
     """Also where neither a tap nor a reason explains it, as with an unfit setting."""
