@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from parity.core.results import (
     error_report,
 )
 from parity.errors import EnvironmentUnfitError, ExitCode, InputRejectedError, UsageError
-from parity.report import FORMS, form_of, rendered
+from parity.report import FORMS, form_of, rendered, replace_file
 from parity.report import json as json_form
 from parity.report.markdown import text as markdown_text
 
@@ -446,6 +447,37 @@ def test_unwritable_reports(report: Report, tmp_path: Path) -> None:
         report.save("-")
     with pytest.raises(EnvironmentUnfitError):
         report.save(tmp_path / "no folder" / "a.json")
+
+
+def test_of_two_runs_that_write_one_report_each_leaves_a_whole_one(
+    reports: dict[str, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is in the middle of its file when the second writes all of its own."""
+    path = tmp_path / "report.json"
+    with replace_file(path, "--output") as partial:
+        partial.write_text(rendered(reports["pass"], "json")[:50], encoding="utf-8")
+        with monkeypatch.context() as another:
+            another.setattr(os, "getpid", lambda: -7)
+            reports["fault"].save(path)
+        assert json_form.read_report(path).verdict is Verdict.FAIL
+        partial.write_text(rendered(reports["pass"], "json"), encoding="utf-8")
+    assert json_form.read_report(path).verdict is Verdict.PASS
+    assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_ten_thousand_blocks_are_a_report(form: str, report: Report) -> None:
+    """The one that differs is in it, and the report is no larger than can be opened."""
+    assert report.first_divergence is not None
+    wrong = dataclasses.replace(report.first_divergence.row, tap="h.9999.mlp")
+    right = dataclasses.replace(wrong, status=Status.PASS, error_ours=1e-15)
+    rows = [dataclasses.replace(right, tap=f"h.{n}.mlp") for n in range(9_999)]
+    first = dataclasses.replace(report.first_divergence, tap=wrong.tap, row=wrong)
+    many = dataclasses.replace(report, results=[*rows, wrong], first_divergence=first)
+    made = rendered(many, form)
+    assert "h.9999.mlp" in made
+    assert len(made) < 5_000_000
 
 
 def test_a_report_raises_for_its_verdict(reports: dict[str, Report]) -> None:
