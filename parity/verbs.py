@@ -823,6 +823,8 @@ _BY_VERB: dict[str, Callable[[Path, Fault | None], Report]] = {
     "tokenizer": _tokenized,
 }
 """The run of a verb that finds a fault of a kind."""
+
+
 def all_checks(options: AllOptions, progress: Progress) -> Report:
     """Run every check, and `layerwise` on a plan of inputs.
 

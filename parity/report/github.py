@@ -4,6 +4,7 @@ The Markdown goes to the job's summary: the file that `GITHUB_STEP_SUMMARY` name
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from parity.report import rendered
 from parity.report.content import verdict_line
 from scratch_gpt.cli import reporting_write_errors
 
+_MOST_ANNOTATIONS = 10
+"""Of one level in a step; GitHub drops the others."""
+_LARGEST_SUMMARY = 1 << 20
+"""Bytes of a step's summary; GitHub drops a larger one whole."""
+
 
 def render(report: Report) -> str:
     """Return the annotations, and a last line with the verdict."""
@@ -19,19 +25,29 @@ def render(report: Report) -> str:
     level = {Verdict.PASS: "notice", Verdict.INCONCLUSIVE: "warning"}.get(report.verdict, "error")
     title = f"parity {report.check}"
     found = list(_annotations(report, level, title))
+    if len(found) > _MOST_ANNOTATIONS:
+        more = len(found) - _MOST_ANNOTATIONS + 1
+        found[-more:] = [_annotation(level, title, f"{more} more are in the report")]
     lines = [*(found or [_annotation(level, title, line)]), line]
     return "\n".join(lines) + "\n"
 
 
 def append_summary(report: Report) -> None:
-    """Append the report to the job's summary, if there is one.
+    """Append the report to the job's summary, if there is one, as far as the summary has room.
+
+    Where the whole report has none, its long tables are left out.
 
     Raises:
         EnvironmentUnfitError: It cannot be written.
     """
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with reporting_write_errors(path), Path(path).open("a", encoding="utf-8") as stream:
-            stream.write(rendered(report, "markdown"))
+        text = rendered(report, "markdown")
+        with reporting_write_errors(path), Path(path).open("ab") as stream:
+            room = max(_LARGEST_SUMMARY - stream.tell(), 0)
+            if len(text.encode()) > room:
+                left_out = "A long table is left out: --output report.md has it."
+                text = re.sub(r"(?s)<details>.*?</details>", left_out, text)
+            stream.write(text.encode()[:room])
 
 
 def _annotations(report: Report, level: str, title: str) -> Iterator[str]:

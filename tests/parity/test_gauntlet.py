@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import OpenAIGPTLMHeadModel
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from parity import layerwise
 from parity.core import inputs
@@ -23,7 +23,7 @@ from parity.core.tolerances import Bounds
 from parity.errors import ParityError
 from parity.faults.forward import inject
 from reference import huggingface
-from scratch_gpt import GPT
+from scratch_gpt import GPT, GPTConfig
 
 Tap = Callable[[str, Tensor], Tensor]
 Meddle = Callable[[Tap, str, Tensor], Tensor]
@@ -430,3 +430,29 @@ def test_h17_a_moved_setting_is_moved_back(case: str, outcome: Outcome) -> None:
     finally:  # for the tests that follow
         torch.set_default_dtype(before[0])
         torch.set_float32_matmul_precision(before[1])
+
+
+SIZES = {"vocab_size": 31, "n_positions": 48, "n_embd": 12, "n_layer": 1, "n_head": 3}
+
+
+def drawn_pair(seed: int) -> tuple[GPT, Model, Tensor]:
+    """Return two models with the same random weights, and 37 or more random ids."""
+    generator = torch.Generator().manual_seed(seed)
+    theirs = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**SIZES)).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            is_gain = "ln_" in name and name.endswith("weight")
+            parameter.copy_(1.0 + 0.3 * drawn if is_gain else 0.6 * drawn)
+    ours = GPT(GPTConfig(**SIZES)).eval()
+    ours.load_state_dict({name: t.clone() for name, t in theirs.transformer.state_dict().items()})
+    return ours, theirs, torch.randint(31, (1, 37 + seed % 12), generator=generator)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, 100, 50))
+def test_h27_right_models_raise_no_alarm(first: int) -> None:
+    """In every mode, with weights and ids of their own."""
+    for seed in range(first, first + 50):
+        report = layerwise(*drawn_pair(seed))
+        assert report.exit_code == 0, (seed, str(report))

@@ -51,6 +51,16 @@ def test_equals_the_library(
     assert_same(logits_formula(model, token_ids, rows), model(token_ids, given))
 
 
+@pytest.mark.parametrize("backend", ["plain", "tiled", "fused"])
+def test_the_smallest_model_is_one(backend: str, loud: Loud) -> None:
+    """With one feature every norm gives its bias: the logits depend on the last of them alone."""
+    sizes = dict.fromkeys(("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"), 1)
+    model = loud(GPT(GPTConfig(**sizes), backend=backend)).eval()
+    logits = model(torch.zeros(2, 1, dtype=torch.int64))
+    expected = model.h[0].ln_2.bias * model.tokens_embed.weight
+    assert torch.equal(expected.expand(2, 1, 1), logits)
+
+
 def test_left_padding_changes_nothing(model: GPT, token_ids: Tensor, assert_same: Same) -> None:
     expected = model(token_ids)
     padded = torch.cat([torch.full((2, 3), 7), token_ids], dim=1)

@@ -134,6 +134,16 @@ def test_half_precision_is_widened_exactly_and_said(
     assert found.provenance.dtype == str(dtype).removeprefix("torch.")
 
 
+def test_every_dtype_of_a_mixed_file_is_said(write: Write, state: State) -> None:
+    dtypes = dict(zip(state, 50 * [torch.float16, torch.float32, torch.bfloat16], strict=False))
+    mixed = {name: tensor.to(dtypes[name]) for name, tensor in state.items()}
+    found = load_weights(str(write(tensors=mixed)))
+    assert found.provenance.dtype == "bfloat16, float16, float32"
+    for name, tensor in mixed.items():
+        read = found.tensors[name.removeprefix("transformer.")]
+        assert np.array_equal(read, tensor.float().numpy()), name
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -173,6 +173,7 @@ EMPTY = pickle.dumps({})
                 (nn.Linear(1, 1), "more than tensors"),
                 ({"a": np.float64(1)}, "more than tensors"),
                 ({"a": torch.zeros(2, 2).to_sparse()}, "no plain tensor"),
+                ({"a": torch.zeros(2, device="meta")}, "no plain tensor"),
                 ({"a": torch.zeros(1).expand(10**12)}, "claims more"),
                 ({300_000 * ".": torch.zeros(1)}, "the name '....."),
                 ({"\x1b[31m": torch.zeros(1)}, r"the name '\x1b[31m'"),
@@ -191,6 +192,31 @@ def test_what_is_no_file_of_tensors_is_refused(
     found = refused(path)
     assert why in found
     assert "\n" not in found
+
+
+@SAFE_TORCH
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation:UserWarning")
+def test_a_quantized_tensor_is_refused(tmp_path: Path) -> None:
+    quantized = torch.quantize_per_tensor(torch.tensor([0.3, -1.7]), 0.1, 0, torch.qint8)
+    torch.save({"a": quantized}, tmp_path / "model.bin")
+    assert "no plain tensor (torch.strided, quantized: True" in refused(tmp_path / "model.bin")
+
+
+@SAFE_TORCH
+@pytest.mark.parametrize("archive", [True, False], ids=["archive", "legacy"])
+def test_a_file_saved_on_a_gpu_is_read_without_one(
+    *, archive: bool, tensors: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.bin"
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:0")
+        torch.save(tensors, path, _use_new_zipfile_serialization=archive)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(path, weights_only=True)  # the file does name a GPU
+    found, *_ = torch_file.read_torch_file(path)
+    assert {tensor.device.type for tensor in found.values()} == {"cpu"}
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
 @SAFE_TORCH

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,7 @@ from parity.core.results import (
     error_report,
 )
 from parity.errors import EnvironmentUnfitError, ExitCode, InputRejectedError, UsageError
-from parity.report import FORMS, form_of, rendered
+from parity.report import FORMS, form_of, rendered, replace_file
 from parity.report import json as json_form
 from parity.report.markdown import text as markdown_text
 
@@ -286,6 +287,48 @@ def test_the_summary_is_appended(
     assert (missing.exit_code, "no" in missing.stderr) == (5, True)
 
 
+def test_annotations_are_as_many_as_github_shows(reports: dict[str, Report]) -> None:
+    for count in (10, 11, 35):
+        wrong = [dataclasses.replace(WRONG, tap=f"h.{n}.mlp.gelu") for n in range(count)]
+        made = rendered(dataclasses.replace(reports["candidate"], wrong=wrong), "github")
+        lines = [line for line in made.splitlines() if line.startswith("::error ")]
+        assert len(lines) == 10
+        assert "h.0.mlp.gelu" in lines[0]
+        assert ("h.9.mlp.gelu" in lines[9]) == (count == 10)
+        assert lines[9].endswith(f"{count - 9} more are in the report") == (count > 10)
+
+
+@pytest.mark.parametrize(
+    ("before", "size", "kept", "left_out"),
+    [(0, 900, True, False), (500_000, 900, True, True), ((1 << 20) - 200, 1, False, False)],
+    ids=["whole", "without its table", "cut off"],
+)
+def test_a_summary_is_never_larger_than_github_takes(  # noqa: PLR0913
+    before: int,
+    size: int,
+    kept: bool,  # noqa: FBT001
+    left_out: bool,  # noqa: FBT001
+    check: Check,
+    stand_in: Stand,
+    report: Report,
+    tmp_path: Path,
+) -> None:
+    """GitHub would drop the whole of it, and the verdict with it."""
+    rows = [[f"row {n}", size * "\u00e9"] for n in range(400)]
+    table = [Section(title="long", rows=rows), Section(title="short", rows=[["last", "1"]])]
+    stand_in(dataclasses.replace(report, sections=table))
+    summary = tmp_path / "summary.md"
+    summary.write_text(before * "x", encoding="utf-8")
+    check("weights", "--format", "github", env={"GITHUB_STEP_SUMMARY": str(summary)})
+    found = summary.read_bytes()
+    assert len(found) <= 1 << 20
+    text = found[before:].decode("utf-8", errors="ignore")
+    assert text.startswith("<!-- gpt1-parity -->\n## FAIL: layerwise\n")
+    assert ("| last | 1 |" in text) is kept
+    assert ("A long table is left out" in text) is left_out
+    assert ("row 399" in text) is (kept and not left_out)
+
+
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_every_verdict_has_an_annotation(verdict: Verdict, report: Report) -> None:
     """Also where neither a tap nor a reason explains it, as with an unfit setting."""
@@ -404,6 +447,37 @@ def test_unwritable_reports(report: Report, tmp_path: Path) -> None:
         report.save("-")
     with pytest.raises(EnvironmentUnfitError):
         report.save(tmp_path / "no folder" / "a.json")
+
+
+def test_of_two_runs_that_write_one_report_each_leaves_a_whole_one(
+    reports: dict[str, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is in the middle of its file when the second writes all of its own."""
+    path = tmp_path / "report.json"
+    with replace_file(path, "--output") as partial:
+        partial.write_text(rendered(reports["pass"], "json")[:50], encoding="utf-8")
+        with monkeypatch.context() as another:
+            another.setattr(os, "getpid", lambda: -7)
+            reports["fault"].save(path)
+        assert json_form.read_report(path).verdict is Verdict.FAIL
+        partial.write_text(rendered(reports["pass"], "json"), encoding="utf-8")
+    assert json_form.read_report(path).verdict is Verdict.PASS
+    assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_ten_thousand_blocks_are_a_report(form: str, report: Report) -> None:
+    """The one that differs is in it, and the report is no larger than can be opened."""
+    assert report.first_divergence is not None
+    wrong = dataclasses.replace(report.first_divergence.row, tap="h.9999.mlp")
+    right = dataclasses.replace(wrong, status=Status.PASS, error_ours=1e-15)
+    rows = [dataclasses.replace(right, tap=f"h.{n}.mlp") for n in range(9_999)]
+    first = dataclasses.replace(report.first_divergence, tap=wrong.tap, row=wrong)
+    many = dataclasses.replace(report, results=[*rows, wrong], first_divergence=first)
+    made = rendered(many, form)
+    assert "h.9999.mlp" in made
+    assert len(made) < 5_000_000
 
 
 def test_a_report_raises_for_its_verdict(reports: dict[str, Report]) -> None:

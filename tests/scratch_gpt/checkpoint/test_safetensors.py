@@ -277,6 +277,8 @@ NO_SAFETENSORS = {
     "duplicate key inside": (with_length(b'{"a": {"dtype": 1, "dtype": 1}}'), LIBRARY),
     "metadata is a list": (file_of(__metadata__=[]), LIBRARY),
     "metadata holds a number": (file_of(__metadata__={"a": 1}), LIBRARY),
+    "a tensor in place of metadata": (file_of(bytes(4), __metadata__=tensor([1], 0, 4)), LIBRARY),
+    "half a character in a name": (with_length(rb'{"\ud800": %b}' % ONE, bytes(4)), LIBRARY),
     "half a character, JSON to Python only": (
         with_length(rb'{"__metadata__": {"k": "\ud800"}, "a": %b}' % ONE, bytes(4)),
         "^" + LIBRARY,

@@ -1,5 +1,6 @@
 """A group of processes with simulated peers; `test_processes` has real ones."""
 
+import socket
 from typing import Any
 from unittest.mock import Mock
 
@@ -72,6 +73,30 @@ def test_a_lost_connection_is_an_environment_error(
     monkeypatch.setattr(module.distributed, "all_reduce", Mock(side_effect=RuntimeError(text)))
     with pytest.raises(EnvironmentUnfitError, match="process 1 of 2 has lost the others") as caught:
         second.sum([1.0])
+    assert fix in caught.value.fix
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize(
+    ("rank", "fix"), [("0", "--master-port"), ("1", "raise --timeout")], ids=["in use", "no master"]
+)
+def test_a_port_without_a_first_process_is_an_environment_error(
+    rank: str, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process finds its port in use; another finds nothing there."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if rank == "0":
+            other.listen()
+        address = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_PORT": str(other.getsockname()[1])}
+        environment = TORCHRUN | address
+        for name, text in environment.items():
+            monkeypatch.setenv(name, text)
+        with (
+            pytest.raises(EnvironmentUnfitError, match=f"process {rank} of 2 has lost") as caught,
+            join_group(environment, device="cpu", timeout=0.5),
+        ):
+            pass
     assert fix in caught.value.fix
 
 
