@@ -782,6 +782,7 @@ def _named(fault: Fault | None) -> str | None:
 
 
 def _trained(folder: Path, fault: Fault | None) -> Report:
+    small = isinstance(fault, TrainingFault) and not fault.is_of_steps
     options = TrainingOptions(
         weights=str(folder),
         inject_fault=_named(fault),
@@ -789,7 +790,7 @@ def _trained(folder: Path, fault: Fault | None) -> Report:
         dtype="float64",
         seq_len=5,
         steps=2,
-        dropout=isinstance(fault, TrainingFault) and fault.dropout,
+        taps=f"{fault.at.partition('.')[0]}.*" if fault and small else "*",
     )
     return training(options, no_progress)
 
@@ -875,8 +876,6 @@ def _verbs_of_all(
     if plan_of_all.is_large(source.config):  # moments in two dtypes on two backends take 10 GB
         steps |= {"steps": 2, "dtype": "float64", "backend": "fused"}
         texts = {"num_prompts": 2, "max_new_tokens": 8}
-    if fault and kind is TrainingFault and faults_of(TrainingFault)[fault].dropout:
-        steps |= {"dropout": True, "backend": "plain"}
     if fault and kind is TokenizerFault:
         words = {"pretokenizer": faults_of(TokenizerFault)[fault].of[0]}
 

@@ -25,7 +25,6 @@ from parity.checkpoints.weights import Weights
 from parity.checks.gradients import faults as backward
 from parity.checks.gradients.check import gradients
 from parity.checks.layerwise import layerwise
-from parity.checks.training.taps import VARIANTS
 from parity.core.environment import environment
 from parity.core.inputs import seeded
 from parity.core.metrics import Status
@@ -246,7 +245,7 @@ def tried(fault: Fault, kind: str, run: Runner, backend: str = "plain", block: i
     )
 
 
-_NAMES = {"variant": "openai", "moving": 2 - VARIANTS["openai"], "last": 0}
+_NAMES = {"variant": "openai", "last": 0}
 """What a training fault's place is made of, for a model of one block."""
 
 
