@@ -473,10 +473,9 @@ def weights(options: WeightsOptions, progress: Progress) -> Report:
     progress("building both models", 0, 1)
     identity = report_identity(source.identity, source.config)
     ours = build_ours(source)
-    with mapped_errors(), weights_check.loadable(source) as folder:
-        loaded, theirs = weights_check.load_both(folder)
-        theirs = theirs or build_huggingface(source)
-        return weights_check.weights(source, ours, theirs, identity, loaded)
+    with mapped_errors():
+        theirs = weights_check.load_huggingface(source) or build_huggingface(source)
+    return weights_check.weights(source, ours, theirs, identity)
 
 
 def doctor(options: DoctorOptions, progress: Progress) -> Report:

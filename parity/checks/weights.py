@@ -1,13 +1,13 @@
 """The weights check: compares every tensor of each side with the source, bit for bit.
 
-The sides are our model as the other checks build it and as `GPT.from_pretrained` loads it, Hugging
-Face's, and the source converted to the release's form and back.
+The sides are our model as `GPT.from_pretrained` loads it, Hugging Face's, and the source converted
+to the release's form and back.
 Names are compared as sets. The tied head is checked by storage: values alone do not show it.
 """
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from parity.checkpoints.weights import Weights
 from parity.core.environment import environment
 from parity.core.metrics import Status
 from parity.core.results import Mode, Plan, Reason, Report, Row, finish, first_exact_difference
-from parity.errors import ExitCode, message_of
+from parity.errors import ExitCode
 from reference import huggingface
 from scratch_gpt.checkpoint import checkpoint
 from scratch_gpt.config import GPTConfig
@@ -35,17 +35,10 @@ def weights(
     ours: GPT,
     theirs: OpenAIGPTLMHeadModel,
     identity: Mapping[str, Any],
-    loaded: GPT | Exception | None = None,
 ) -> Report:
-    """Compare the weights of both models with their source.
-
-    `loaded` is the model that `GPT.from_pretrained` gives, or its exception.
-    """
-    at = "from_pretrained"
+    """Compare the weights of both models with their source."""
     sides = {
         "ours": _arrays(ours.state_dict()),
-        **({at: _arrays(loaded.state_dict())} if isinstance(loaded, GPT) else {}),
-        **({at: {}} if isinstance(loaded, Exception) else {}),
         "huggingface": _under_our_names(_arrays(theirs.state_dict()), source),
         "release": _through_release(source),
     }
@@ -58,39 +51,28 @@ def weights(
         plan=Plan.of({side: (planned, number) for side, number in compared.items()}),
         identity=identity,
         environment=environment(),
-        reasons=[*_untied(theirs), *_not_loaded(loaded)],
+        reasons=[*_untied(theirs), *_training(ours)],
         first_divergence=first_exact_difference(found),
         inputs={"parameters": sum(tensor.size for tensor in source.tensors.values())},
     )
 
 
-@contextlib.contextmanager
-def loadable(source: Weights) -> Iterator[Path]:
-    """Yield a folder with the weights for both libraries: their own, or else one written here."""
-    read = {file.name for file in source.provenance.files}
-    if source.folder is not None and checkpoint.WEIGHTS in read:
-        yield source.folder
-        return
-    with tempfile.TemporaryDirectory() as name:
-        tensors = {key: torch.from_numpy(array) for key, array in source.tensors.items()}
-        config = GPTConfig.from_huggingface(source.config)
-        checkpoint.write_checkpoint(Path(name), config, tensors)
-        yield Path(name)
+def load_huggingface(source: Weights) -> OpenAIGPTLMHeadModel | None:
+    """Return Hugging Face's model, by its own loader; None where that rejects the files.
 
-
-def load_both(folder: Path) -> tuple[GPT | Exception, OpenAIGPTLMHeadModel | None]:
-    """Return the models of a folder: ours, or its exception, and Hugging Face's, None if it fails.
-
-    Our loader accepts names that Hugging Face's does not.
+    It reads the source's own folder, or one that is written for it: ours accepts more names.
     """
-    try:
-        ours: GPT | Exception = GPT.from_pretrained(folder, backend="plain")
-    except Exception as error:  # noqa: BLE001 - of the code that is checked
-        ours = error
-    try:
-        return ours, huggingface.load(folder)
-    except (ValueError, KeyError, RuntimeError, OSError):
-        return ours, None
+    with contextlib.ExitStack() as stack:
+        folder = source.folder
+        if folder is None or checkpoint.WEIGHTS not in {f.name for f in source.provenance.files}:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            tensors = {key: torch.from_numpy(array) for key, array in source.tensors.items()}
+            config = GPTConfig.from_huggingface(source.config)
+            checkpoint.write_checkpoint(folder, config, tensors)
+        try:
+            return huggingface.load(folder)
+        except (ValueError, KeyError, RuntimeError, OSError):
+            return None
 
 
 def _arrays(state: Mapping[str, Any]) -> dict[str, NDArray[np.floating]]:
@@ -148,16 +130,18 @@ def _status(
     return (Status.FAIL if differing else Status.PASS), float(differing)
 
 
-def _not_loaded(loaded: GPT | Exception | None) -> list[Reason]:
-    """Return a reason if `GPT.from_pretrained` raised, or gave a model in training mode."""
-    if isinstance(loaded, Exception):
-        what = f"it raises {type(loaded).__name__}: {message_of(loaded)}"
-    elif loaded is not None and any(module.training for module in loaded.modules()):
-        what = "its model is in training mode, so dropout changes what it computes"
-    else:
+def _training(ours: GPT) -> list[Reason]:
+    """Return a reason if our model is in training mode."""
+    if not any(module.training for module in ours.modules()):
         return []
-    fix = "compare it with `parity.load_pretrained`, which reads the same files"
-    return [Reason(what=what, where="GPT.from_pretrained", fix=fix, code=ExitCode.FAIL)]
+    return [
+        Reason(
+            what="its model is in training mode, so dropout changes what it computes",
+            where="GPT.from_pretrained",
+            fix="call .eval() on the model before it is returned",
+            code=ExitCode.FAIL,
+        )
+    ]
 
 
 def _untied(theirs: OpenAIGPTLMHeadModel) -> list[Reason]:
