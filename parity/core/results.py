@@ -401,8 +401,10 @@ def first_divergence(
             # A likely cause belongs to a number that is wrong, not to a shape or a missing tap.
             cause = suspects.get(row.tap, "") if row.status is Status.FAIL else ""
             if cause and (hidden := _hidden_before(row, plan)):
+                # Numbers that went through more operations show no pattern of the wrong one.
                 cause = f"any operation after {hidden}: the taps between are not shown"
-            cause = cause and _shown_cause(row, rows, cause)
+            elif cause:
+                cause = _shown_cause(row, rows, cause)
             return FirstDivergence(tap=row.tap, why=difference_found(row), suspects=cause, row=row)
     return None
 
