@@ -42,7 +42,9 @@ def sections(report: Report) -> Iterator[Section]:
     for place, wrong in enumerate(report.wrong):
         yield _wrong(wrong, "first wrong operation" if not place else "also wrong")
     first = report.first_divergence
-    if first is not None and not first.row.details and not report.wrong:  # else a section has it
+    # Details other than those of a tensor's numbers are in a section of their own.
+    plain = first is not None and (not first.row.details or "note" in first.row.details)
+    if first is not None and plain and not report.wrong:
         yield _divergence(first, report)
     if report.results and not report.sections:
         yield _table(report)

@@ -16,6 +16,7 @@ from parity import check as module
 from parity import verbs
 from parity.checks.generation.faults import GENERATION_FAULTS
 from parity.checks.gradients.faults import BACKWARD_FAULTS
+from parity.checks.invariants.faults import INVARIANT_FAULTS
 from parity.checks.tokens.faults import TOKENIZER_FAULTS
 from parity.checks.training.faults import TRAINING_FAULTS
 from parity.core import inputs
@@ -235,14 +236,18 @@ DEFAULTS = {
     "seq_len": 512,
     "seed": 0,
 }
+OTHER_DEFAULTS = {
+    # Its runs keep every gradient and moment.
+    "training": {"seq_len": 70, "batch_size": 2},
+    "invariants": {"seq_len": 129, "dtype": "float64"},
+}
 
 
 @pytest.mark.parametrize("verb", OPTIONS)
 def test_the_defaults_are_the_documented_ones(verb: str, check: Check, arrived: list[Any]) -> None:
-    """512 tokens; 64 for `training`, whose runs keep every gradient and moment."""
     check(verb)
     assert arrived == [module.VERBS[verb].options()]
-    expected = DEFAULTS | ({"seq_len": 70, "batch_size": 2} if verb == "training" else {})
+    expected = DEFAULTS | OTHER_DEFAULTS.get(verb, {})
     assert all(getattr(arrived[0], name, value) == value for name, value in expected.items())
 
 
@@ -275,12 +280,14 @@ FAULTS = {
     },
     "training": TRAINING_FAULTS,
     "generation": GENERATION_FAULTS,
+    "invariants": INVARIANT_FAULTS,
     "all": {
         **FORWARD_FAULTS,
         **BACKWARD_FAULTS,
         **TOKENIZER_FAULTS,
         **TRAINING_FAULTS,
         **GENERATION_FAULTS,
+        **INVARIANT_FAULTS,
     },
 }
 

@@ -137,7 +137,7 @@ def test_every_fault_has_its_words() -> None:
     for fault in known_faults.known_faults()["forward"]:
         registered = faults_of(Fault)[fault["name"]]
         assert {name: getattr(registered, name) for name in fault} == fault
-        assert {"name", "what", "at", "right", "fix"} == set(fault)
+        assert {"name", "what", "at", "right", "fix"} <= set(fault)
 
 
 def test_the_names_of_weights_are_those_that_load() -> None:

@@ -178,8 +178,8 @@ def _alike(one: Fingerprint, other: Fingerprint) -> bool:
 
 _FEWEST = 2
 
-HAVE_NONE = frozenset({"weights", "golden", "doctor"})
-"""Checks without `--fingerprints`, because their references are fixed numbers."""
+HAVE_NONE = frozenset({"weights", "golden", "doctor", "invariants", "selftest", "all"})
+"""Checks without `--fingerprints`: their references are fixed numbers, or they run other checks."""
 
 
 def drift_reasons(

@@ -130,13 +130,27 @@ def test_a_fault_is_found_with_its_shortest_text(
     build, shortest = FAULTS[case]
     report = tokens(CandidateTokenizer(build(right)), theirs, sources)
     causes = [row.details["cause"] for row in report.results if "cause" in row.details]
-    assert (report.exit_code, {cause.step for cause in causes}) == (1, {"added token"})
+    steps = {cause.step for cause in causes}
+    assert report.exit_code == 1
+    assert "added token" in steps
+    assert steps <= {"added token", "decode"}  # other ids are also other texts
     assert shortest & {eval(cause.text) for cause in causes}  # noqa: S307 - an ASCII literal
     assert report.first_divergence is not None
     assert report.first_divergence.tap == "added tokens/added token"
 
 
-@pytest.mark.parametrize("name", [n for n, f in TOKENIZER_FAULTS.items() if "huggingface" in f.of])
+OF_EVERY_TEXT = ("cache-given-away", "ends-included")
+"""Faults that change whatever is encoded, added tokens too."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, fault in TOKENIZER_FAULTS.items()
+        if "huggingface" in fault.of and name not in OF_EVERY_TEXT
+    ],
+)
 def test_other_faults_leave_added_tokens_alone(
     name: str, right: Tokenizer, theirs: HuggingFace
 ) -> None:
