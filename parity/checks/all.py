@@ -32,7 +32,7 @@ from parity.core.results import (
     verdict_for,
     worst,
 )
-from parity.errors import ParityError
+from scratch_gpt.cli import as_cli_error
 from scratch_gpt.kernels.tiled_attention import TILE, groups
 from scratch_gpt.progress import Progress
 
@@ -50,6 +50,7 @@ ODD = 256
 """From here on bfloat16 does not hold every whole number."""
 
 _ROUNDING = (Mode.END_TO_END, Mode.PER_OP)
+_FLOAT64 = (Mode.FLOAT64, Mode.FLOAT64_PER_OP)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,14 +58,14 @@ class Case:
     """One input of the plan, and how the models run on it.
 
     Attributes:
-        modes: In mode float64 alone the models are in float64 already.
+        dtype: Of the models. In float64, every operation is compared on equal inputs as well.
         config: Fields of the config that are other ones than the weights'.
     """
 
     name: str
     inputs: Inputs
     dtype: str = "float64"
-    modes: Sequence[Mode] = (Mode.FLOAT64,)
+    modes: Sequence[Mode] = _FLOAT64
     backends: Sequence[str] = EAGER
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -313,8 +314,8 @@ def run_all(
         started = clock.perf_counter()
         try:
             report = check(lambda what, *counts, name=name: progress(f"{name}: {what}", *counts))
-        except ParityError as error:
-            report = error_report(error, name)
+        except Exception as error:  # noqa: BLE001 - the checks before it keep their results
+            report = error_report(as_cli_error(error), name)
         outcomes.append(
             Outcome(check=name, case=case, report=report, seconds=clock.perf_counter() - started)
         )
