@@ -106,7 +106,7 @@ def _cause(  # noqa: PLR0913 - as `pattern`
         if abs(factor - 1.0) < _FEW:
             return f"it is the right one times 1 + {factor - 1.0:.2g}", _DIGITS
         return f"it is the right one times {factor:.6g}", ""
-    narrow = rounding_like(gaps, right, size)
+    narrow = rounding_like(gaps.masked_fill(gaps.abs() <= exact, 0.0), right, size)
     if narrow and (smooth or narrow == "float32"):
         return "", f"the differences are the rounding of {narrow}: an operation computes in it"
     return (f"small and even differences, as if {_DIGITS}", "") if size < _FEW else ("", "")

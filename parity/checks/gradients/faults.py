@@ -421,7 +421,7 @@ def _(value: Tensor, _op: Op) -> Tensor:
     "gradient-float32",
     "the gradient of the sum after attention rounded to float32",
     at="h.{i}.ln_1.input",
-    look_for="rounding of float32: an operation computes in it",
+    look_for="numbers of float32: an operation computes in it",
     family="precision",
     taps=("h.{i}.ln_1.input",),
     behind=True,
