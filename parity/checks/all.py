@@ -43,6 +43,9 @@ LENGTHS = (1, 2, 37, 129, 389, 512)
 MOST = 1_024
 """Positions of one input at full size."""
 
+MOST_BY_OPERATION = {"large": 128, "small": MOST}
+"""Positions of one input on which every operation is compared on equal inputs too."""
+
 LARGE = 1_000_000
 """Numbers in the token embedding from which a model is of full size: pairs of settings are run."""
 
@@ -129,6 +132,8 @@ def _case(  # noqa: PLR0913 - the settings of an input
     words = [f"batch {batch}", f"{time} token{'s' * (time > 1)}", f"padding {padding}", kind, dtype]
     words += [f"{name.rpartition('_')[2]} {value}" for name, value in (config or {}).items()]
     usual = ("padding none", "drawn", "float64")
+    if batch * time > MOST_BY_OPERATION["large" if is_large(of) else "small"]:
+        how.setdefault("modes", (Mode.FLOAT64,))
     return Case(
         name=", ".join(word for word in words if word not in usual),
         inputs=padded(ids(batch, time, of["vocab_size"], kind), padding),

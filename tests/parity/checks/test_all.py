@@ -24,6 +24,7 @@ from parity.checks.all import (
     run_all,
 )
 from parity.core import inputs
+from parity.core.backends import EAGER
 from parity.core.comparison import no_progress
 from parity.core.inputs import Inputs
 from parity.core.results import Mode, Plan, Reason, Report, Verdict, finish
@@ -76,6 +77,17 @@ def test_the_plan_holds_every_kind_of_input(config: Mapping[str, Any]) -> None:
     first = plan[0]
     assert settings(first) == (1, min(512, config["n_positions"]), False, False)
     assert (first.dtype, {*first.modes}) == ("float32", {*Mode})
+
+
+def test_operations_are_compared_on_equal_inputs_too() -> None:
+    """In float64, but for inputs of many tokens."""
+    for config, most in ((TINY, 1_024), (FULL, 128)):
+        plan = [case for case in cases(config) if case.dtype == "float64"]
+        both = [case for case in plan if Mode.FLOAT64_PER_OP in case.modes]
+        assert all(Mode.FLOAT64 in case.modes for case in plan)
+        assert both == [case for case in plan if case.inputs.token_ids.numel() <= most]
+        assert {backend for case in both for backend in case.backends} >= {*EAGER}
+        assert any(case.inputs.attention_mask is not None for case in both)
 
 
 def test_a_small_model_has_another_config_too() -> None:
