@@ -47,7 +47,7 @@ VERBS = {
     "all": Verb(
         options.AllOptions,
         "parity.verbs:all_checks",
-        ("forward", "backward", "tokenizer", "training", "generation"),
+        ("forward", "backward", "invariants", "tokenizer", "training", "generation"),
     ),
 }
 """Every verb; its functions are imported when it runs."""

@@ -462,11 +462,11 @@ class GoldenOptions(LoadOptions, ReportOptions):
 class AllOptions(WeightsOption, BlockFaultOption, DeviceOption, ReportOptions):
     """Does every check pass, on every kind of input?
 
-    Runs doctor, weights, tokens, layerwise, gradients, training, generation and, on the released
-    weights, golden, in this order, and ends at the first failure. layerwise runs on a plan of
-    inputs: batches, lengths, padding on either side, edges of tiles, other configs, all backends.
-    A large model runs on fewer inputs, in which every pair of settings occurs. Of a candidate,
-    only the checks of models run.
+    Runs doctor, weights, tokens, layerwise, gradients, invariants, training, generation and, on
+    the released weights, golden, in this order, and ends at the first failure. layerwise runs on a
+    plan of inputs: batches, lengths, padding on either side, edges of tiles, other configs, all
+    backends. A large model runs on fewer inputs, in which every pair of settings occurs. Of a
+    candidate, only the checks of models run.
 
     Examples:
       python -m parity.check all --weights tiny

@@ -1,10 +1,15 @@
 """The verbs of `parity.check`: from options to a report."""
 
+import atexit
 import contextlib
 import dataclasses
+import functools
 import itertools
+import multiprocessing
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -37,7 +42,16 @@ from parity.checks.invariants.check import invariants as invariants_check
 from parity.checks.invariants.faults import InvariantFault
 from parity.checks.invariants.subject import Sizes
 from parity.checks.layerwise import layerwise as layerwise_check
-from parity.checks.selftest import Parts, Runner, backward_runner, forward_runner, selected
+from parity.checks.selftest import (
+    Parts,
+    Result,
+    Runner,
+    backward_runner,
+    forward_runner,
+    invariants_runner,
+    selected,
+)
+from parity.checks.selftest import results as selftest_results
 from parity.checks.selftest import selftest as selftest_check
 from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.check import not_made
@@ -61,7 +75,7 @@ from parity.core.candidates import build_as_given, build_candidate, shows_taps
 from parity.core.candidates import call as call_candidate
 from parity.core.comparison import CANDIDATE, by_backend, no_progress
 from parity.core.inputs import Inputs
-from parity.core.results import Mode, Report, exit_code, verdict_for
+from parity.core.results import Report, exit_code, verdict_for
 from parity.core.runners import build_huggingface, build_ours, model_in_dtype
 from parity.errors import InconclusiveError, UsageError, mapped_errors
 from parity.faults import forward
@@ -555,8 +569,8 @@ def drift(options: DriftOptions, progress: Progress) -> Report:
     return drift_check(runs, report_identity({}, {}), same_code=options.same_code)
 
 
-def tokens(options: TokensOptions, progress: Progress) -> Report:
-    """Compare two tokenizers."""
+def tokens(options: TokensOptions, progress: Progress, *, first_alone: bool = False) -> Report:
+    """Compare two tokenizers; with `first_alone`, up to the first difference."""
     if options.inject_fault is not None:
         parse(
             options.inject_fault,
@@ -573,12 +587,12 @@ def tokens(options: TokensOptions, progress: Progress) -> Report:
     if options.text is not None:
         check_text(options.text, "--text")
     try:
-        return _tokens(options, progress)
+        return _tokens(options, progress, first_alone=first_alone)
     except NotMadeError as error:
         return not_made(error, _token_inputs(options))
 
 
-def _tokens(options: TokensOptions, progress: Progress) -> Report:
+def _tokens(options: TokensOptions, progress: Progress, *, first_alone: bool) -> Report:
     progress("vocabulary", 0, 1)
     vocabulary = choose_vocabulary(options.vocabulary, options.weights, training_texts())
     with mapped_errors(), vocabulary as found:
@@ -592,6 +606,7 @@ def _tokens(options: TokensOptions, progress: Progress) -> Report:
             found.reference(right),
             sources(options, right),
             whole=options.text is None,
+            first_alone=first_alone,
             seed=options.seed,
             published=PUBLISHED if right.digest == RELEASED and options.text is None else (),
             identity=report_identity({}, {}) | found.identity(right),
@@ -739,23 +754,71 @@ def selftest(options: SelftestOptions, progress: Progress) -> Report:
         )
     weights = _load(options, progress)
     identity = report_identity(weights.identity, weights.config)
-    parts = Parts(weights)
-    # On tensors this small a second thread only waits.
-    runs = torch.get_num_threads() if weights.config["n_embd"] < _NARROW else 1
-    with tempfile.TemporaryDirectory() as name, split_threads(runs):
-        folder = Path(name)
-        runners = {
-            "forward": forward_runner(parts),
-            "backward": backward_runner(parts),
-            **runners_by_verb(parts, folder, [kind for kind in chosen if kind in _BY_VERB]),
-        }
+    with_right = {kind: [None, *members] for kind, members in chosen.items()}
+    with contextlib.ExitStack() as stack:
+        if sum(map(len, chosen.values())) < _MANY:
+            found = selftest_results(with_right, stack.enter_context(_runners(weights, chosen)))
+        else:
+            found = stack.enter_context(_by_processes(options, with_right))
         return selftest_check(
             chosen,
-            runners,
+            found,
             identity=identity,
             inputs=recorded_options(options),
             progress=progress,
         )
+
+
+_MANY, _AT_ONCE, _MOST_PROCESSES = 60, 12, 8
+"""Faults from which processes share them, because each imports torch first; faults of a task; and
+processes, because each holds a model."""
+
+
+@contextlib.contextmanager
+def _runners(weights: Weights, kinds: Collection[str]) -> Iterator[dict[str, Runner]]:
+    """Yield the runner of each kind of fault."""
+    parts = Parts(weights)
+    # On tensors this small a second thread only waits.
+    runs = torch.get_num_threads() if weights.config["n_embd"] < _NARROW else 1
+    with tempfile.TemporaryDirectory() as name, split_threads(runs):
+        yield {
+            "forward": forward_runner(parts),
+            "backward": backward_runner(parts),
+            "invariants": invariants_runner(parts),
+            **runners_by_verb(parts, Path(name), [kind for kind in kinds if kind in _BY_VERB]),
+        }
+
+
+@contextlib.contextmanager
+def _by_processes(
+    options: SelftestOptions, faults: Mapping[str, Sequence[Fault | None]]
+) -> Iterator[Iterator[Result]]:
+    """Yield the results of faults that a process for each core finds."""
+    tasks = [
+        (kind, members[at : at + _AT_ONCE])
+        for kind, members in faults.items()
+        for at in range(0, len(members), _AT_ONCE)
+    ]
+    spawned = multiprocessing.get_context("spawn")  # a forked process may hang in OpenMP
+    with ProcessPoolExecutor(min(_MOST_PROCESSES, os.cpu_count() or 1), mp_context=spawned) as pool:
+        futures = [pool.submit(_task, options, *task) for task in tasks]
+        try:
+            yield (one for future in futures for one in future.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _task(options: SelftestOptions, kind: str, faults: Sequence[Fault | None]) -> list[Result]:
+    return list(selftest_results({kind: faults}, _own_runners(options)))
+
+
+@functools.cache
+def _own_runners(options: SelftestOptions) -> Mapping[str, Runner]:
+    """Return the runners of this process, which ends after its tasks."""
+    torch.set_num_threads(1)
+    runners = _runners(_load(options, no_progress), _BY_VERB)
+    atexit.register(runners.__exit__, None, None, None)
+    return runners.__enter__()
 
 
 def runners_by_verb(parts: Parts, folder: Path, kinds: Sequence[str]) -> dict[str, Runner]:
@@ -781,7 +844,10 @@ def _named(fault: Fault | None) -> str | None:
 
 
 def _trained(folder: Path, fault: Fault | None) -> Report:
-    small = isinstance(fault, TrainingFault) and not fault.is_of_steps
+    taps = "*"
+    if isinstance(fault, TrainingFault):
+        run = fault.first_seen(variant="openai", last=0).partition(".")[0]
+        taps = f"{run}.*"
     options = TrainingOptions(
         weights=str(folder),
         inject_fault=_named(fault),
@@ -789,7 +855,7 @@ def _trained(folder: Path, fault: Fault | None) -> Report:
         dtype="float64",
         seq_len=5,
         steps=2,
-        taps=f"{fault.at.partition('.')[0]}.*" if fault and small else "*",
+        taps=taps,
     )
     return training(options, no_progress)
 
@@ -814,7 +880,7 @@ def _tokenized(folder: Path, fault: Fault | None) -> Report:
         corpus=(folder / "corpus.txt",),
         num_strings=0,
     )
-    return tokens(options, no_progress)
+    return tokens(options, no_progress, first_alone=True)
 
 
 _BY_VERB: dict[str, Callable[[Path, Fault | None], Report]] = {
@@ -837,7 +903,10 @@ def all_checks(options: AllOptions, progress: Progress) -> Report:
         )
     source = _load(LoadOptions(weights=options.weights), progress)
     name = options.inject_fault
-    kinds = (ForwardFault, BackwardFault, TokenizerFault, TrainingFault, GenerationFault)
+    kinds = (
+        *(ForwardFault, BackwardFault, InvariantFault),
+        *(TokenizerFault, TrainingFault, GenerationFault),
+    )
     kind = next((one for one in kinds if name and name.partition("@")[0] in faults_of(one)), None)
     found = _verbs_of_all(options, source, kind)
     is_released = source.provenance.standing is Standing.KNOWN
@@ -858,7 +927,7 @@ def all_checks(options: AllOptions, progress: Progress) -> Report:
     return dataclasses.replace(report, inputs={**report.inputs, **recorded_options(options)})
 
 
-_OF_MODELS = ("doctor", "layerwise", "gradients", "training")
+_OF_MODELS = ("doctor", "layerwise", "gradients", "invariants", "training")
 """The checks that a candidate can have."""
 
 
@@ -881,13 +950,18 @@ def _verbs_of_all(
     def injected(wanted: type[Fault]) -> dict[str, Any]:
         return {"inject_fault": fault} if kind is wanted else {}
 
-    rows: dict[str, Any] = {"seq_len": min(128, longest), "device": options.device}
+    calls: dict[str, Any] = {"device": options.device}
+    rows = {**calls, "seq_len": min(128, longest)}
     return {
         "doctor": (doctor, DoctorOptions(**given)),
         "weights": (weights, WeightsOptions(**given)),
         "tokens": (tokens, TokensOptions(**given, **words, **injected(TokenizerFault))),
         "layerwise": (layerwise, None),
         "gradients": (gradients, GradientsOptions(**of_model, **rows, **injected(BackwardFault))),
+        "invariants": (
+            invariants,
+            InvariantsOptions(**of_model, **calls, **injected(InvariantFault)),
+        ),
         "training": (training, TrainingOptions(**of_model, **steps, **injected(TrainingFault))),
         "generation": (
             generation,
@@ -921,7 +995,7 @@ class _ModelsOfAll:
 
     def __call__(self, case: plan_of_all.Case) -> plan_of_all.Both:
         """Return the models by backend, and the reference."""
-        in_float64 = set(case.modes) == {Mode.FLOAT64} and self._candidate is None
+        in_float64 = case.dtype == "float64" and self._candidate is None
         models, reference = self._of(case.config, in_float64=in_float64)
         wanted = (*case.backends, CANDIDATE)
         return {name: model for name, model in models.items() if name in wanted}, reference

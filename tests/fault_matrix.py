@@ -38,6 +38,7 @@ from parity.checks.selftest import (
     backward_runner,
     faulty,
     forward_runner,
+    invariants_runner,
     part_of,
     table,
     tried,
@@ -78,7 +79,8 @@ MODEL_CHECKS: dict[str, tuple[str, Callable[[Parts], Runner]]] = {
 """The checks of a model, each with its backend; in float64 where nothing else is said."""
 
 VERB_CHECKS = {"training": "training", "generation": "generation", "tokenizer": "tokens"}
-"""The check of each other kind."""
+INVARIANTS = "invariants"
+"""The check of each other kind; that of properties runs the violated one alone."""
 
 
 def cells(
@@ -130,6 +132,8 @@ def measured(chosen: Mapping[str, Sequence[Fault]]) -> dict[str, dict[str, Any]]
         )
         for kind, faults in chosen.items():
             of_kind = checks
+            if kind == INVARIANTS:
+                of_kind = {INVARIANTS: ("plain", invariants_runner(parts))}
             if kind in VERB_CHECKS:
                 of_kind = {VERB_CHECKS[kind]: ("plain", by_verb[kind])}
             found |= cells(faults, kind, of_kind)
@@ -291,7 +295,7 @@ def _measured_chunk(chunk: tuple[str, int]) -> dict[str, dict[str, Any]]:
 
 # The picture: a line for each fault, a column for each check and peer.
 
-CHECKS = (*MODEL_CHECKS, *dict.fromkeys(VERB_CHECKS.values()))
+CHECKS = (*MODEL_CHECKS, INVARIANTS, *VERB_CHECKS.values())
 CELL, LINE, LEFT, TOP = 26, 4, 120, 128
 STYLE = (
     "text{font:11px sans-serif;fill:#555}path{stroke-width:3}.at{stroke:#2a7}.off{stroke:#e90}"
@@ -354,7 +358,12 @@ def live(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield name, row
 
 
-CHEAPEST = {"forward": "layerwise", "backward": "gradients", **VERB_CHECKS}
+CHEAPEST = {
+    "forward": "layerwise",
+    "backward": "gradients",
+    INVARIANTS: INVARIANTS,
+    **VERB_CHECKS,
+}
 
 
 def summary(record: Mapping[str, Any]) -> list[str]:
@@ -371,11 +380,20 @@ def summary(record: Mapping[str, Any]) -> list[str]:
             len(cells_),
             sum(one[0] != "no" for one in cells_),
             sum(one[0] == "at" for one in cells_),
-            sum(one[2] for one in cells_),
+            sum(bool(one[2]) for one in cells_),
         ]
         total = [a + b for a, b in zip(total, counts, strict=True)]
-        lines.append(f"| {kind} | " + " | ".join(map(str, counts)) + " |")
-    return [*lines, "| all | " + " | ".join(map(str, total)) + " |"]
+        named = "-" if all(one[2] is None for one in cells_) else counts[3]
+        lines.append(f"| {kind} | {counts[0]} | {counts[1]} | {counts[2]} | {named} |")
+    worded = sum(one[2] is not None for one in _own(record))
+    return [*lines, f"| all | {total[0]} | {total[1]} | {total[2]} | {total[3]} of {worded} |"]
+
+
+def _own(record: Mapping[str, Any]) -> list[list[Any]]:
+    """Return the cell of each live fault's own check."""
+    rows = [row for _, row in live(record)]
+    own = (row["checks"].get(CHEAPEST[row["kind"]]) for row in rows)
+    return [one for one in own if one is not None]
 
 
 def contest(record: Mapping[str, Any]) -> list[str]:
@@ -433,13 +451,16 @@ python -m parity.check selftest --weights tiny
 
 `selftest` injects every fault of the registry, one at a time, and runs the cheapest check that must
 find it. A fault is killed if the check fails, placed if the first divergence is the very tap where
-it was injected, and named if the cause in the report has its words. A live fault that survives or
-is misplaced fails the self-test (exit 1), and so does right code that is rejected.
+it was injected, and named if the cause in the report has its words. A dash: the rows have the names
+of rules, steps or properties, and no words beside them are judged. A live fault that survives or is
+misplaced fails the self-test (exit 1), and so does right code that is rejected.
 
 Forward and backward faults are injected into a model of one block: the block in the middle, on its
 own clean input, or the first with the real tables for faults of the embeddings and the head. So
-`--weights surrogate` costs one block of full size for each fault, and not twelve. `--faults`
-selects by name, kind or family.
+`--weights surrogate` costs one block of full size for each fault, and not twelve. A fault of a
+property runs that property's cases alone, one of the trainer the run in which it shows, and one of
+a tokenizer ends at the first difference. Many faults are shared among the cores. `--faults` selects
+by name, kind or family.
 
 ## Results
 

@@ -54,7 +54,8 @@ def test_the_targets_are_met(script: dict[str, Any], record: dict[str, Any]) -> 
     assert len(found) > 250
     assert [one for one in found if one[0] == "no"] == []
     assert sum(one[0] == "at" for one in found) >= 0.97 * len(found)
-    assert sum(one[2] for one in found) >= 0.9 * len(found)
+    named = [one[2] for one in found if one[2] is not None]
+    assert sum(named) >= 0.9 * len(named) > 0
 
 
 def test_an_equivalent_form_is_rejected_by_no_check(record: dict[str, Any]) -> None:

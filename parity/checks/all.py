@@ -32,7 +32,7 @@ from parity.core.results import (
     verdict_for,
     worst,
 )
-from parity.errors import ParityError
+from scratch_gpt.cli import as_cli_error
 from scratch_gpt.kernels.tiled_attention import TILE, groups
 from scratch_gpt.progress import Progress
 
@@ -43,6 +43,9 @@ LENGTHS = (1, 2, 37, 129, 389, 512)
 MOST = 1_024
 """Positions of one input at full size."""
 
+MOST_BY_OPERATION = {"large": 128, "small": MOST}
+"""Positions of one input on which every operation is compared on equal inputs too."""
+
 LARGE = 1_000_000
 """Numbers in the token embedding from which a model is of full size: pairs of settings are run."""
 
@@ -50,6 +53,7 @@ ODD = 256
 """From here on bfloat16 does not hold every whole number."""
 
 _ROUNDING = (Mode.END_TO_END, Mode.PER_OP)
+_FLOAT64 = (Mode.FLOAT64, Mode.FLOAT64_PER_OP)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,14 +61,14 @@ class Case:
     """One input of the plan, and how the models run on it.
 
     Attributes:
-        modes: In mode float64 alone the models are in float64 already.
+        dtype: Of the models. In float64, every operation is compared on equal inputs as well.
         config: Fields of the config that are other ones than the weights'.
     """
 
     name: str
     inputs: Inputs
     dtype: str = "float64"
-    modes: Sequence[Mode] = (Mode.FLOAT64,)
+    modes: Sequence[Mode] = _FLOAT64
     backends: Sequence[str] = EAGER
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -128,6 +132,8 @@ def _case(  # noqa: PLR0913 - the settings of an input
     words = [f"batch {batch}", f"{time} token{'s' * (time > 1)}", f"padding {padding}", kind, dtype]
     words += [f"{name.rpartition('_')[2]} {value}" for name, value in (config or {}).items()]
     usual = ("padding none", "drawn", "float64")
+    if batch * time > MOST_BY_OPERATION["large" if is_large(of) else "small"]:
+        how.setdefault("modes", (Mode.FLOAT64,))
     return Case(
         name=", ".join(word for word in words if word not in usual),
         inputs=padded(ids(batch, time, of["vocab_size"], kind), padding),
@@ -313,8 +319,8 @@ def run_all(
         started = clock.perf_counter()
         try:
             report = check(lambda what, *counts, name=name: progress(f"{name}: {what}", *counts))
-        except ParityError as error:
-            report = error_report(error, name)
+        except Exception as error:  # noqa: BLE001 - the checks before it keep their results
+            report = error_report(as_cli_error(error), name)
         outcomes.append(
             Outcome(check=name, case=case, report=report, seconds=clock.perf_counter() - started)
         )

@@ -2,7 +2,8 @@
 
 A fault is killed if that check fails, placed if the check's first divergence is where the registry
 says, and named if the cause in the report has the fault's words. A live fault that is not killed or
-not placed fails the self-test, and so does a fault that claims to be equivalent and is killed.
+not placed fails the self-test, and so does a fault that claims to be equivalent and is killed. A
+kind whose rows have the names of rules, steps or properties has no words: "named" is a dash.
 
 Forward and backward faults are injected into a model of one block, at any size: the block in the
 middle, with the rows of its own clean input as token table; or the first block with the real
@@ -13,8 +14,8 @@ import dataclasses
 import fnmatch
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from itertools import groupby
 from typing import Any
 
@@ -24,6 +25,10 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.checkpoints.weights import Weights
 from parity.checks.gradients import faults as backward
 from parity.checks.gradients.check import gradients
+from parity.checks.invariants import faults as of_properties
+from parity.checks.invariants.check import invariants
+from parity.checks.invariants.faults import InvariantFault
+from parity.checks.invariants.subject import Sizes
 from parity.checks.layerwise import layerwise
 from parity.core.environment import environment
 from parity.core.inputs import seeded
@@ -126,9 +131,11 @@ def with_epsilon(weights: Weights) -> Weights:
 
 
 def part_of(fault: Fault | None) -> str:
-    """Return the part of a model that a forward or backward fault is injected into."""
+    """Return the part of a model that a fault is injected into."""
     if fault is None:
         return "block"
+    if isinstance(fault, InvariantFault):
+        return "ends"
     if getattr(fault, "inputs", "") == "another epsilon":
         return "epsilon"
     if fault.at.startswith("h.") and "{i}" not in fault.at:
@@ -186,6 +193,20 @@ def backward_runner(
     return run
 
 
+def invariants_runner(models: Models) -> Runner:
+    """Return the check of the property that a fault violates; of all properties without one."""
+
+    def run(fault: Fault | None) -> Report:
+        ours, _ = models(fault)
+        given: dict[str, Any] = {}
+        if isinstance(fault, InvariantFault):
+            given = {"properties": [fault.violates]}
+            given["injected"] = partial(of_properties.inject, fault.name, 0)
+        return invariants(ours, Sizes.of(ours.config), **given)
+
+    return run
+
+
 # Judging one fault.
 
 
@@ -196,6 +217,7 @@ class Trial:
     Attributes:
         kind: Of the registry: forward, backward, ...
         expected: Where it must be seen first; `place` is where it was, empty if nowhere.
+        named: Whether the cause has the fault's words; None if it has none.
         margin: The error there over the bound; infinite where it is no number.
     """
 
@@ -204,7 +226,7 @@ class Trial:
     expected: str
     place: str
     killed: bool
-    named: bool
+    named: bool | None
     margin: float
 
     @property
@@ -231,7 +253,7 @@ def tried(fault: Fault, kind: str, run: Runner, backend: str = "plain", block: i
     if first is not None:
         words = f"{first.why}; {first.suspects}; {first.row.detail}"
         cause = first.row.details.get("cause")
-        place = place if cause is None else cause.step
+        place = getattr(cause, "step", place)  # of a tokenizer
     killed = report.exit_code == ExitCode.FAIL
     return Trial(
         fault=fault,
@@ -239,8 +261,7 @@ def tried(fault: Fault, kind: str, run: Runner, backend: str = "plain", block: i
         expected=expected,
         place=place,
         killed=killed,
-        # A row that has the name of a rule or of a step says which one is wrong.
-        named=killed and (fault.look_for in words if fault.look_for else place == expected),
+        named=killed and fault.look_for in words if fault.look_for else None,
         margin=margin_of(first),
     )
 
@@ -276,39 +297,55 @@ def selected(faults: Mapping[str, Sequence[Fault]], pattern: str) -> dict[str, l
     return {kind: members for kind, members in found.items() if members}
 
 
+Result = Trial | Row | tuple[str, str]
+"""A fault's trial; of right code the row; the name of a fault left out, and the missing package."""
+
+
+def results(
+    faults: Mapping[str, Sequence[Fault | None]], runners: Mapping[str, Runner]
+) -> Iterator[Result]:
+    """Yield the result of every fault, given by kind; None is right code."""
+    for kind, members in faults.items():
+        for fault in members:
+            if fault is None:
+                yield _clean_row(kind, runners[kind](None))
+                continue
+            try:
+                yield tried(fault, kind, runners[kind])
+            except MissingExtraError as error:
+                yield fault.name, str(error)
+            gc.collect(0 if kind == "tokenizer" else 2)  # a model with a fault refers to itself
+
+
 def selftest(
     faults: Mapping[str, Sequence[Fault]],
-    runners: Mapping[str, Runner],
+    found: Iterable[Result],
     *,
     identity: Mapping[str, Any] | None = None,
     inputs: Mapping[str, Any] | None = None,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Report:
-    """Run the check of every fault, and that of right code once for each kind.
+    """Report what the checks of faults found, and those of right code.
 
     Args:
         faults: The faults by kind.
-        runners: The check of each kind.
+        found: The result of each fault, and for each kind that of right code.
         identity: Weights, config and code, for the report.
         inputs: What was selected, for the report.
-        progress: Called before every run.
+        progress: Called at every result.
     """
     total = sum(map(len, faults.values())) + len(faults)
     rows: list[Row] = []
     trials: list[Trial] = []
     left_out: dict[str, str] = {}
-    for kind, members in faults.items():
-        progress(f"{kind} without a fault", len(rows), total)
-        rows.append(_clean_row(kind, runners[kind](None)))
-        for fault in members:
-            progress(f"{kind} {fault.name}", len(rows), total)
-            try:
-                trials.append(tried(fault, kind, runners[kind]))
-            except MissingExtraError as error:
-                left_out[fault.name] = str(error)
-                continue
-            rows.append(_row(trials[-1]))
-            gc.collect(0 if kind == "tokenizer" else 2)  # a model with a fault refers to itself
+    for one in found:
+        if isinstance(one, tuple):
+            left_out[one[0]] = one[1]
+            continue
+        if isinstance(one, Trial):
+            trials.append(one)
+        rows.append(_row(one) if isinstance(one, Trial) else one)
+        progress(rows[-1].tap, len(rows), total)
     failing = next((row for row in rows if row.status is not Status.PASS), None)
     return finish(
         "selftest",
@@ -384,9 +421,10 @@ def _clean_row(kind: str, report: Report) -> Row:
 def _summary(trials: Sequence[Trial]) -> str:
     live = [trial for trial in trials if not trial.fault.proof]
     counts = [
-        f"{sum(getattr(trial, what) for trial in live)} {what}"
-        for what in ("killed", "placed", "named")
+        f"{sum(getattr(trial, what) for trial in live)} {what}" for what in ("killed", "placed")
     ]
+    if any(trial.fault.look_for for trial in live):
+        counts.append(f"{_named(live)} named")
     wrong = [trial.fault.name for trial in trials if trial.wrong]
     equal = len(trials) - len(live)
     return (
@@ -394,6 +432,13 @@ def _summary(trials: Sequence[Trial]) -> str:
         + (f"; {equal} equivalent" if equal else "")
         + (f"; wrong: {', '.join(wrong[:5])}" + (" …" if len(wrong) > 5 else "") if wrong else "")  # noqa: PLR2004
     )
+
+
+def _named(trials: Sequence[Trial]) -> str:
+    """Return how many causes have the words of their fault, of those that have words."""
+    found = [trial.named for trial in trials if trial.named is not None]
+    of = f" of {len(found)}" if 0 < len(found) < len(trials) else ""
+    return f"{sum(found)}{of}" if found else "-"
 
 
 COLUMNS = ("kind", "family", "faults", "killed", "placed", "named", "weakest", "margin")
@@ -419,7 +464,7 @@ def _sections(
         note="margin: the weakest fault's error over the bound. A fault of this family that many "
         "times smaller would survive.",
     )
-    if unnamed := [t for t in trials if not t.named and not t.fault.proof]:
+    if unnamed := [t for t in trials if t.named is False and not t.fault.proof]:
         yield Section(
             title="not named: the cause in the report has other words",
             columns=("fault", "at", "words"),
@@ -457,7 +502,8 @@ def _counts(kind: str, family: str, trials: Sequence[Trial]) -> tuple[str, ...]:
         kind,
         family,
         f"{len(trials)}",
-        *(f"{sum(getattr(t, what) for t in trials)}" for what in ("killed", "placed", "named")),
+        *(f"{sum(getattr(t, what) for t in trials)}" for what in ("killed", "placed")),
+        _named(trials),
         weakest.fault.name if weakest is not None and has_margin else "-",
         f"{weakest.margin:.2g}" if weakest is not None and has_margin else "-",
     )

@@ -40,6 +40,7 @@ def pattern(  # noqa: PLR0913 - a wrong tensor, and what it is
     visible: Tensor | None = None,
     summands: Sequence[Tensor] = (),
     within: float = 0.0,
+    smooth: bool = True,
 ) -> tuple[str, str]:
     """Return what the numbers show beside the usual causes, and the cause if it is certain.
 
@@ -52,6 +53,8 @@ def pattern(  # noqa: PLR0913 - a wrong tensor, and what it is
         visible: Which entries count, broadcastable to the shape; None where all do.
         summands: Right tensors of which the result may be a sum.
         within: Largest difference of a right tensor, over its RMS.
+        smooth: Whether another formula differs smoothly from the right one. In a gradient it does
+            not, and looks like rounding unless the differences are small.
     """
     value, right = value.detach().cpu().double(), right.detach().cpu().double()
     counts = torch.ones_like(right, dtype=torch.bool) if visible is None else visible
@@ -67,7 +70,7 @@ def pattern(  # noqa: PLR0913 - a wrong tensor, and what it is
     for summand in (torch.zeros(()), *summands):
         if _is_dropped((value - summand)[counts], (right - summand)[counts], rms):
             return "", LEFT_ON
-    note, cause = _cause(value, right, counts, gaps, exact)
+    note, cause = _cause(value, right, counts, gaps, exact, smooth=smooth)
     return "; ".join(filter(None, [*places, note])), cause
 
 
@@ -87,8 +90,8 @@ def _is_dropped(value: Tensor, right: Tensor, rms: float) -> bool:
     return abs(dropped - (1.0 - 1.0 / scale)) < chance
 
 
-def _cause(
-    value: Tensor, right: Tensor, counts: Tensor, gaps: Tensor, exact: float
+def _cause(  # noqa: PLR0913 - as `pattern`
+    value: Tensor, right: Tensor, counts: Tensor, gaps: Tensor, exact: float, *, smooth: bool
 ) -> tuple[str, str]:
     ours, truth, gap = value[counts], right[counts], gaps[counts]
     size = float((gap.square().mean() / truth.square().mean()).sqrt())
@@ -103,7 +106,8 @@ def _cause(
         if abs(factor - 1.0) < _FEW:
             return f"it is the right one times 1 + {factor - 1.0:.2g}", _DIGITS
         return f"it is the right one times {factor:.6g}", ""
-    if narrow := rounding_like(gaps, right, size):
+    narrow = rounding_like(gaps.masked_fill(gaps.abs() <= exact, 0.0), right, size)
+    if narrow and (smooth or narrow == "float32"):
         return "", f"the differences are the rounding of {narrow}: an operation computes in it"
     return (f"small and even differences, as if {_DIGITS}", "") if size < _FEW else ("", "")
 

@@ -173,7 +173,7 @@ for _at, _faults in _NARROWED.items():
         "the model has a wider dtype",
         "the same without .float() and .bfloat16(), outside autocast",
         _faults,
-        look_for="narrower dtype",
+        look_for="an operation computes in it",
         family="precision",
     )
 

@@ -568,7 +568,7 @@ family(
         "softmax-bfloat16": ("the softmax in bfloat16", _softmax_in(torch.bfloat16)),
         "softmax-float16": ("the softmax in float16", _softmax_in(torch.float16)),
     },
-    look_for="narrower",
+    look_for="an operation computes in it",
     family="precision",
 )
 family(

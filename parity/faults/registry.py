@@ -37,6 +37,10 @@ class Fault:
     look_for: str = ""
     proof: str = ""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how another process gets the fault: by name, because code cannot be sent."""
+        return _called, (self.name,)
+
     @property
     def group(self) -> str:
         """The family, or where none is given the place: `at` without block, step and variant."""
@@ -91,6 +95,10 @@ _FAULTS: dict[str, Fault] = {}
 def faults_of(kind: type[F]) -> dict[str, F]:
     """Return every fault of a kind registered so far, by name, in the order of its module."""
     return {name: entry for name, entry in _FAULTS.items() if isinstance(entry, kind)}
+
+
+def _called(name: str) -> Fault:
+    return _FAULTS[name]
 
 
 _MOST_DIGITS = 9

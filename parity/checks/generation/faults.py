@@ -262,13 +262,16 @@ def _(logits: Tensor, p: float) -> Tensor:
 
 @GenerationFault.register(
     "second-likeliest",
-    "the second-likeliest token is taken",
+    "the second-likeliest token is taken, unless two are equally likely",
     at="greedy.0.ids",
     replaces=(sampling, "choose"),
 )
 def _(right: Function) -> Function:
     def choose(logits: Tensor, rules: Rules, draws: object = None) -> object:
-        return right(logits, rules, draws) if rules.sampled else logits.topk(2).indices[:, 1]
+        if rules.sampled:
+            return right(logits, rules, draws)
+        (first, second), (_, chosen) = (part.unbind(-1) for part in logits.topk(2))
+        return torch.where(first > second, chosen, right(logits, rules, draws))
 
     return choose
 

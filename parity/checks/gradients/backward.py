@@ -240,7 +240,12 @@ class GradientComparator:
                 axes = next(place.kind.axes for place in self.plan if place.name == name)
                 names = PARAMETER if is_parameter(name) else AXES[axes]
                 found = pattern(
-                    gradient, truth.tensor, names=names, visible=truth.visible, within=self.within
+                    gradient,
+                    truth.tensor,
+                    names=names,
+                    visible=truth.visible,
+                    within=self.within,
+                    smooth=False,
                 )
                 self.shown[name] = found
         self.look(name, gradient)

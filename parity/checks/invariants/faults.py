@@ -38,6 +38,11 @@ class InvariantFault(Fault):
 
     violates: str
 
+    @property
+    def group(self) -> str:
+        """The property."""
+        return self.violates
+
     def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
         """Return the first tap that differs: where a tensor is not formed, the next one."""
         tap = super().first_seen(block, backend, **names)

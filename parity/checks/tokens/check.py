@@ -79,6 +79,7 @@ class Comparison:
         theirs: ReferenceTokenizer,
         progress: Progress,
         fingerprints: Fingerprints | None = None,
+        taken_apart: int = TAKEN_APART,
     ) -> None:
         self.ours, self.theirs = ours, theirs
         self.fingerprints = fingerprints or Fingerprints()
@@ -87,7 +88,7 @@ class Comparison:
         self.others: list[Row] = []
         self.texts: list[str] = []
         self.ids: list[tuple[int, ...]] = []
-        self._progress = progress
+        self._progress, self._taken_apart = progress, taken_apart
         self._unknown = ours.tokenizer.vocabulary.ids[UNKNOWN]
         self._pretokenizer = ours.tokenizer.pretokenizer
 
@@ -102,7 +103,9 @@ class Comparison:
             self.fingerprints.take_ids(f"{side}/ids", name, texts)
         self.texts += [text for text in strings[:_IN_A_BATCH] if len(text) <= _SHORT]
         self.ids += map(tuple, ids[self.theirs.name][:_USED_AGAIN])
-        self._close(name, self.theirs.name, counts, self._causes(name, differing[:TAKEN_APART]))
+        self._close(
+            name, self.theirs.name, counts, self._causes(name, differing[: self._taken_apart])
+        )
 
     def other(self, part: Part) -> None:
         """Compare another use of the tokenizer."""
@@ -117,7 +120,9 @@ class Comparison:
             **_common(part.against),
         )
         self.others.append(row)
-        causes = dict.fromkeys(map(part.cause, differing[:_PARTS_TAKEN_APART]), 1)
+        causes = dict.fromkeys(
+            map(part.cause, differing[: min(_PARTS_TAKEN_APART, self._taken_apart)]), 1
+        )
         self._differences(part.name, part.against, causes)
 
     def published(self, rows: Iterable[PublishedIds]) -> None:
@@ -226,6 +231,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
     sources: Mapping[str, Sequence[str]],
     *,
     whole: bool = False,
+    first_alone: bool = False,
     seed: int = 0,
     published: Sequence[PublishedIds] = (),
     fingerprints: bool = False,
@@ -240,6 +246,7 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         theirs: The reference tokenizer.
         sources: Strings to compare, by source.
         whole: Whether everything that people use is compared, and not only these strings.
+        first_alone: Whether the check ends at the first difference, and takes one string apart.
         seed: Of what is drawn beside the strings.
         published: Strings with published ids of this vocabulary.
         fingerprints: Whether the report has those of each source's ids.
@@ -247,13 +254,17 @@ def tokens(  # noqa: PLR0913 - a check's entry point; all but three have default
         inputs: Description of the strings, for the report.
         progress: Called as the check goes on.
     """
-    run = Comparison(ours, theirs, progress, Fingerprints(wanted=fingerprints))
+    taken_apart = 1 if first_alone else TAKEN_APART
+    run = Comparison(ours, theirs, progress, Fingerprints(wanted=fingerprints), taken_apart)
     for name, strings in sources.items():
-        run.source(name, strings)
+        if not (first_alone and run.differences):
+            run.source(name, strings)
     pretokenizer = ours.tokenizer.pretokenizer
     if published:
         run.published(published)
     for other in parts(ours, theirs, run.texts, run.ids, seed=seed, whole=whole):
+        if first_alone and run.differences:
+            break
         run.other(other)
     planned = sum(map(len, sources.values())) + sum(
         getattr(row, pretokenizer) is not None for row in published

@@ -24,6 +24,7 @@ from parity.checks.all import (
     run_all,
 )
 from parity.core import inputs
+from parity.core.backends import EAGER
 from parity.core.comparison import no_progress
 from parity.core.inputs import Inputs
 from parity.core.results import Mode, Plan, Reason, Report, Verdict, finish
@@ -76,6 +77,17 @@ def test_the_plan_holds_every_kind_of_input(config: Mapping[str, Any]) -> None:
     first = plan[0]
     assert settings(first) == (1, min(512, config["n_positions"]), False, False)
     assert (first.dtype, {*first.modes}) == ("float32", {*Mode})
+
+
+def test_operations_are_compared_on_equal_inputs_too() -> None:
+    """In float64, but for inputs of many tokens."""
+    for config, most in ((TINY, 1_024), (FULL, 128)):
+        plan = [case for case in cases(config) if case.dtype == "float64"]
+        both = [case for case in plan if Mode.FLOAT64_PER_OP in case.modes]
+        assert all(Mode.FLOAT64 in case.modes for case in plan)
+        assert both == [case for case in plan if case.inputs.token_ids.numel() <= most]
+        assert {backend for case in both for backend in case.backends} >= {*EAGER}
+        assert any(case.inputs.attention_mask is not None for case in both)
 
 
 def test_a_small_model_has_another_config_too() -> None:
@@ -372,6 +384,21 @@ def test_an_error_of_a_check_is_its_outcome() -> None:
     assert [one["verdict"] for one in report.details["checks"]] == ["error", "pass"]
 
 
+def test_an_exception_of_a_check_is_its_outcome_too() -> None:
+    """The report keeps the checks before it, and the later ones run."""
+    found = [
+        ("doctor", reported("doctor")),
+        ("weights", ZeroDivisionError("division by zero")),
+        ("training", reported("training")),
+    ]
+    report = some(*found, keep_going=True)
+    assert (report.exit_code, report.verdict) == (ExitCode.INTERNAL, Verdict.ERROR)
+    assert [one["verdict"] for one in report.details["checks"]] == ["pass", "error", "pass"]
+    assert report.inputs["check"] == "weights"
+    assert "ZeroDivisionError: division by zero" in str(report)
+    assert [one["check"] for one in some(*found).details["checks"]] == ["doctor", "weights"]
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("code", [ExitCode.PASS, ExitCode.FAIL])
 def test_every_form_renders(form: str, code: ExitCode) -> None:
@@ -387,7 +414,10 @@ def test_every_form_renders(form: str, code: ExitCode) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replace the checks but layerwise by ones that pass and keep their options."""
     seen: dict[str, Any] = {}
-    for name in ("doctor", "weights", "tokens", "gradients", "training", "generation", "golden"):
+    for name in (
+        *("doctor", "weights", "tokens", "gradients", "invariants"),
+        *("training", "generation", "golden"),
+    ):
 
         def run(options: object, _progress: object, name: str = name) -> Report:
             seen[name] = options
@@ -405,13 +435,13 @@ def test_all_runs_every_check_in_causal_order(
 ) -> None:
     result = check("all", "--weights", "tiny")
     assert result.exit_code == 0, result.stdout + result.stderr
-    order = ["doctor", "weights", "tokens", "gradients", "training", "generation"]
+    order = ["doctor", "weights", "tokens", "gradients", "invariants", "training", "generation"]
     assert [*quick] == order
     table = result.stdout.partition("\ncheck ")[2].partition("\n\n")[0]
     rows = [line.split()[0] for line in table.splitlines() if line[:1].isalpha()]
     wanted = ["doctor", "weights", "tokens", "layerwise", *order[3:], "golden"]
     assert [row for row in rows if row in wanted] == wanted
-    assert "PASS  7 of 8 checks run; layerwise: 1 input, " in result.stdout
+    assert "PASS  8 of 9 checks run; layerwise: 1 input, " in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
@@ -428,7 +458,7 @@ def test_a_forward_fault_stops_at_layerwise(
     assert row.endswith("WRONG")
     line = " ".join(result.stdout.partition("\nFAIL  ")[2].split())
     assert line.startswith(
-        "layerwise on one input: first divergence at h.2.mlp.gelu; 4 of 8 checks"
+        "layerwise on one input: first divergence at h.2.mlp.gelu; 4 of 9 checks"
     )
     assert result.stdout.index("first divergence: h.2") < result.stdout.index("\ncheck ")
 
@@ -437,10 +467,11 @@ def test_a_forward_fault_stops_at_layerwise(
     ("fault", "verb", "more"),
     [
         ("head-detached", "gradients", {}),
+        ("future-seen@3", "invariants", {"device": "cpu"}),
         ("case-kept", "tokens", {"pretokenizer": "huggingface"}),
         ("header-counted", "tokens", {"pretokenizer": "huggingface"}),
         ("parts-not-averaged", "training", {"dropout": False}),
-        ("no-attention-dropout", "training", {"dropout": True}),
+        ("no-attention-dropout", "training", {}),
         ("key-overwritten", "generation", {}),
     ],
 )
@@ -459,8 +490,8 @@ def test_of_a_candidate_only_the_checks_of_models_run(
     file = candidate()
     result = check("all", "--weights", "tiny", "--candidate", file)
     assert result.exit_code == 0, result.stdout + result.stderr
-    assert [*quick] == ["doctor", "gradients", "training"]
-    assert {quick[name].candidate for name in ("gradients", "training")} == {file}
+    assert [*quick] == ["doctor", "gradients", "invariants", "training"]
+    assert {quick[name].candidate for name in [*quick][1:]} == {file}
     assert "not run  it is not of a candidate" in result.stdout
 
 

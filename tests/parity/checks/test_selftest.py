@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ from parity import options, verbs
 from parity.checkpoints.weights import Weights
 from parity.checks import selftest as module
 from parity.checks.gradients.faults import BACKWARD_FAULTS
+from parity.checks.invariants.faults import INVARIANT_FAULTS
 from parity.checks.selftest import (
     LONGEST,
     Parts,
+    Runner,
+    Trial,
     backward_runner,
     forward_runner,
+    invariants_runner,
     part_of,
+    results,
     selected,
     selftest,
     tried,
@@ -49,8 +55,17 @@ def named(*names: str) -> dict[str, list[Fault]]:
 
 @pytest.fixture(scope="module")
 def run(parts: Parts) -> Callable[..., Report]:
-    runners = {"forward": forward_runner(parts), "backward": backward_runner(parts)}
-    return lambda faults: selftest(faults, runners)
+    runners = {
+        "forward": forward_runner(parts),
+        "backward": backward_runner(parts),
+        "invariants": invariants_runner(parts),
+    }
+    return lambda faults: with_runners(faults, runners)
+
+
+def with_runners(faults: dict[str, list[Fault]], runners: dict[str, Runner]) -> Report:
+    with_right = {kind: [None, *members] for kind, members in faults.items()}
+    return selftest(faults, results(with_right, runners))
 
 
 def test_faults_of_every_input_are_killed_placed_and_named(run: Callable[..., Report]) -> None:
@@ -119,7 +134,7 @@ def test_right_code_that_fails_fails(parts: Parts) -> None:
     """Else a check that fails always would kill every fault."""
     broken = forward_runner(parts)
     always = {"forward": lambda _fault: broken(FORWARD_FAULTS["erf-gelu"])}
-    report = selftest(named("erf-gelu"), always)
+    report = with_runners(named("erf-gelu"), always)
     clean, fault = report.results
     assert (report.exit_code, fault.status) == (ExitCode.FAIL, Status.PASS)
     assert clean.detail.startswith("right code fails at h.0.mlp.gelu: in float64 it differs")
@@ -133,7 +148,7 @@ def test_a_missing_package_leaves_its_faults_out(parts: Parts) -> None:
             raise MissingExtraError("ftfy", purpose="it", fix="pip install it")
         return right(fault)
 
-    report = selftest(named("erf-gelu", "relu"), {"forward": run})
+    report = with_runners(named("erf-gelu", "relu"), {"forward": run})
     assert report.exit_code == ExitCode.PASS
     assert report.plan.per_backend == {"forward": (1, 1)}
     assert [one["tap"] for one in report.plan.exempt] == ["relu"]
@@ -207,8 +222,42 @@ def test_faults_are_selected_by_name_kind_or_family() -> None:
     assert selected(faults, "no-such") == {}
 
 
+def test_a_fault_of_a_property_has_a_place_and_no_words(run: Callable[..., Report]) -> None:
+    """Its rows have the name of the property, and only that property runs."""
+    names = ("future-seen", "padding-counted", "ids-in-int8", "cache-key-lost")
+    report = run({"invariants": [INVARIANT_FAULTS[name] for name in names]})
+    assert report.exit_code == ExitCode.PASS, str(report)
+    assert report.summary == "4 live faults: 4 killed, 4 placed"
+    assert all(row.details["named"] is None for row in report.results[1:])
+    (family, *_) = (one for one in report.sections if one.title == "faults by family")
+    assert family.rows[0][:6] == ("invariants", "causality", "1", "1", "1", "-")
+
+
+def test_named_counts_the_faults_with_words() -> None:
+    both = [FORWARD_FAULTS["erf-gelu"], INVARIANT_FAULTS["future-seen"]]
+    trials = [
+        Trial(fault=fault, kind="any", expected="", place="", killed=True, named=named, margin=2.0)
+        for fault, named in zip(both, (True, None), strict=True)
+    ]
+    assert [row[5] for row in module.table(trials)] == ["1", "-", "1 of 1"]
+
+
+def test_a_fault_is_sent_to_another_process_by_name() -> None:
+    for fault in faults_of(Fault).values():
+        assert pickle.loads(pickle.dumps(fault)) is fault  # noqa: S301 - made here
+
+
+@pytest.mark.slow
+def test_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = options.SelftestOptions(weights="tiny", faults="mask")
+    alone = verbs.selftest(asked, no_progress)
+    monkeypatch.setattr(verbs, "_MANY", 0)
+    shared = verbs.selftest(asked, no_progress)
+    assert (alone.results, alone.summary) == (shared.results, shared.summary)
+
+
 def test_every_kind_of_the_registry_has_a_runner() -> None:
-    assert known_faults().keys() == {"forward", "backward", *verbs._BY_VERB}
+    assert known_faults().keys() == {"forward", "backward", "invariants", *verbs._BY_VERB}
     assert {fault["name"] for faults in known_faults().values() for fault in faults} == {
         *faults_of(Fault)
     }
@@ -227,7 +276,7 @@ def test_a_fault_of_each_verb_is_found(name: str) -> None:
 def test_no_fault_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no fault matches the pattern 'nothing'") as caught:
         verbs.selftest(options.SelftestOptions(weights="tiny", faults="nothing"), no_progress)
-    assert "forward, backward, tokenizer, training, generation" in caught.value.fix
+    assert ", ".join(known_faults()) in caught.value.fix
     assert "precision" in caught.value.fix
 
 
@@ -254,10 +303,10 @@ def test_threads_are_given_back(threads: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["backward", "training", "generation", "tokenizer"])
+@pytest.mark.parametrize("kind", ["backward", "training", "generation", "tokenizer", "invariants"])
 def test_every_fault_of_a_kind(kind: str) -> None:
     """The forward ones are tests of their own."""
     report = verbs.selftest(options.SelftestOptions(weights="tiny", faults=kind), no_progress)
     assert report.exit_code == ExitCode.PASS, str(report)
-    live = [row.details for row in report.results if row.details.get("expected")]
+    live = [row.details for row in report.results if row.details.get("named") is not None]
     assert sum(one["named"] for one in live) >= 0.9 * len(live)
