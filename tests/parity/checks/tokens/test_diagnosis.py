@@ -51,7 +51,7 @@ def test_other_places_are_a_difference() -> None:
         ("accents-kept", "They met in the Café, and left", "accents", "'\\xe9'", "U+00E9"),
         ("case-kept", "and then Xerxes came", "lower case", "'X'", "U+0058"),
         ("cleaning-skipped", "some in\u200bvisible", "cleaning", "'n\\u200bv'", "U+200B"),
-        ("cjk-joined", "the 生活 of", "CJK", "'h\\u6d3b'", "U+6D3B"),
+        ("cjk-joined", "the活 of", "CJK", "'e\\u6d3b'", "U+6D3B"),
         ("unk-split", "an <unk> here", "special token", "'<unk>'", "U+003C"),
         ("places-in-bytes", "äh then", "places", "'\\xe4'", "U+00E4"),
     ],
