@@ -149,6 +149,8 @@ def _registered(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         yield from ((name, node) for name in _named(call))
     if isinstance(node, ast.Call):
         yield from ((name, node.args[0]) for name in _named(node.func) if node.args)
+        if isinstance(node.func, ast.Name) and node.func.id == "_equivalent":
+            yield ast.literal_eval(node.args[1]), node.args[-1]
     if isinstance(node, ast.Tuple) and node.elts and isinstance(node.elts[0], ast.Constant):
         yield str(node.elts[0].value), node
 
