@@ -12,6 +12,7 @@ it in every run.
 
 import argparse
 import hashlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -321,7 +322,10 @@ def picture(record: Mapping[str, Any]) -> str:
     columns = [*CHECKS, *(f"{peer}, {dtype}" for dtype in DTYPES for peer in PEERS)]
     drawn: dict[str, list[str]] = {"at": [], "off": [], "no": []}
     labels, grid, y, group = [], [], TOP, ""
+    families: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in record["faults"].values():
+        families.setdefault((row["kind"], row["family"]), []).append(row)
+    for row in itertools.chain.from_iterable(families.values()):
         here = f"{row['kind']}: {row['family']}"
         if here != group:
             y, group = y + 10, here

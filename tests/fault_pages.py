@@ -125,7 +125,7 @@ def dumped(record: Mapping[str, Any]) -> str:
 @cache
 def snippets() -> dict[str, tuple[str, str]]:
     """Return the file and the code of each fault, as its module has it."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for module in MODULES:
         path = Path(str(module.__file__))
         source = path.read_text(encoding="utf-8")
@@ -135,30 +135,30 @@ def snippets() -> dict[str, tuple[str, str]]:
                 lines = ast.get_source_segment(source, code, padded=True) or ""
                 decorators = getattr(code, "decorator_list", [])[1:]
                 above = [f"@{ast.get_source_segment(source, one)}\n" for one in decorators]
-                found[name] = home, "".join(above) + textwrap.dedent(lines)
+                found.setdefault(name, (home, "".join(above) + textwrap.dedent(lines)))
     return found
 
 
 def _registered(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """Yield the names and the code of the faults that a node registers itself."""
+    """Yield the names and the code of the faults that a node may register."""
     if isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple):
                 yield str(key.value), value.elts[-1]
     for call in getattr(node, "decorator_list", [])[:1]:
-        if _is_register(call):
-            yield str(call.args[0].value), node
-    if isinstance(node, ast.Call) and _is_register(node.func):
-        yield str(node.func.args[0].value), node.args[0]  # type: ignore[attr-defined]
+        yield from ((name, node) for name in _named(call))
+    if isinstance(node, ast.Call):
+        yield from ((name, node.args[0]) for name in _named(node.func) if node.args)
+        if isinstance(node.func, ast.Name) and node.func.id == "_equivalent":
+            yield ast.literal_eval(node.args[1]), node.args[-1]
+    if isinstance(node, ast.Tuple) and node.elts and isinstance(node.elts[0], ast.Constant):
+        yield str(node.elts[0].value), node
 
 
-def _is_register(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "register"
-        and isinstance(node.args[0], ast.Constant)
-    )
+def _named(node: ast.AST) -> Iterator[str]:
+    """Yield the first argument of a call, if it is a constant."""
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        yield str(node.args[0].value)
 
 
 # Pictures.
@@ -238,6 +238,8 @@ RIGHT_CODE = {
     "[`trainer.py`](../../scratch_gpt/training/trainer.py)",
     TokenizerFault: "the right tokenizer is "
     "[`scratch_gpt/tokenizer`](../../scratch_gpt/tokenizer/tokenizer.py)",
+    InvariantFault: "the right code is what the fault replaces: see "
+    "[`model.py`](../../scratch_gpt/model.py)",
 }
 
 
@@ -293,8 +295,10 @@ def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
     elif isinstance(fault, TokenizerFault):
         lines += [f"`tokens` finds other ids, and names the step `{fault.at}`."]
     else:
-        first = fault.first_seen(variant="openai", last=11)
+        first = fault.first_seen(BLOCK, variant="openai", last=11)
         lines += [f"`{check}` fails first at `{first}`."]
+    if isinstance(fault, InvariantFault):
+        lines += ["", f"It violates the property {fault.violates}."]
     if isinstance(fault, TrainingFault):
         lines += ["", f"The cause in the report has these words: {fault.look_for}."]
     lines += [
@@ -334,6 +338,7 @@ TITLES = {
     TrainingFault: "Training",
     TokenizerFault: "Tokenizer",
     GenerationFault: "Generation",
+    InvariantFault: "Properties",
 }
 
 

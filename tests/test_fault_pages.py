@@ -47,7 +47,8 @@ def test_every_fault_has_a_page_in_the_index() -> None:
 def test_the_record_has_every_fault_that_has_a_depth(record: dict[str, Any]) -> None:
     """Each differs first where its registry entry says, and everything before is right."""
     for check, faults in (("layerwise", FORWARD_FAULTS), ("gradients", BACKWARD_FAULTS)):
-        assert record[check]["faults"].keys() == faults.keys()
+        live = [name for name, fault in faults.items() if not fault.proof]
+        assert sorted(record[check]["faults"]) == sorted(live)
         for name, fault in record[check]["faults"].items():
             assert fault["first"] == faults[name].first_seen(3)
             assert len(fault["errors"]) == len(record[check]["tensors"])
@@ -82,7 +83,8 @@ def test_a_change_of_the_registry_or_the_record_changes_the_page(
 
 def test_pictures_are_small_and_well_formed() -> None:
     pictures = list(FOLDER.glob("*.svg"))
-    assert len(pictures) == len(FORWARD_FAULTS) + len(BACKWARD_FAULTS)
+    drawn = [one for one in (*FORWARD_FAULTS.values(), *BACKWARD_FAULTS.values()) if not one.proof]
+    assert len(pictures) == len(drawn)
     for path in pictures:
         assert path.stat().st_size < 4_096
         assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314

@@ -286,7 +286,7 @@ family(
         "norm-bfloat16": ("the norms in bfloat16", _norms_in(torch.bfloat16)),
         "norm-float16": ("the norms in float16", _norms_in(torch.float16)),
     },
-    look_for="narrower",
+    look_for="an operation computes in it",
     family="precision",
 )
 family(
@@ -410,7 +410,7 @@ family(
         "gelu-bfloat16": ("GELU in bfloat16", _gelu_in(torch.bfloat16)),
         "gelu-float16": ("GELU in float16", _gelu_in(torch.float16)),
     },
-    look_for="narrower",
+    look_for="an operation computes in it",
     family="precision",
 )
 

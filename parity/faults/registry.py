@@ -46,7 +46,7 @@ class Fault:
         """The family, or where none is given the place: `at` without block, step and variant."""
         if self.family:
             return self.family
-        parts = re.sub(r"\{\w+\}|\b\d+\b", "", self.at.removeprefix("h.")).split(".")
+        parts = re.sub(r"\{\w+\}|(?<![\w-])\d+(?![\w-])", "", self.at.removeprefix("h.")).split(".")
         first = next(part for part in parts if part)
         return _GROUPS.get(first, first)
 
