@@ -300,7 +300,7 @@ def test_the_faults_are_listed(verb: str, check: Check) -> None:
     assert listed == {name: fault.what for name, fault in FAULTS[verb].items()}
     unknown = check(verb, "--weights", "tiny", "--inject-fault", "no-such-fault")
     assert unknown.exit_code == 2
-    assert unknown.stderr.rstrip().endswith(f"describes all: {', '.join(listed)}")
+    assert unknown.stderr.rstrip().endswith(f"describes all {len(listed)}")
 
 
 def test_faults_are_listed_by_pretokenizer(check: Check) -> None:

@@ -474,19 +474,19 @@ def test_a_fault_without_a_block_takes_none() -> None:
 @pytest.mark.parametrize(
     "kinds", [[ForwardFault, BackwardFault], [TrainingFault], [TokenizerFault], [GenerationFault]]
 )
-def test_an_unknown_name_lists_the_faults_of_the_check(kinds: list[type[Fault]]) -> None:
+def test_an_unknown_name_counts_the_faults_of_the_check(kinds: list[type[Fault]]) -> None:
     with pytest.raises(UsageError, match="no fault is called 'list'") as caught:
         parse("list", kinds)
-    listed = {name: entry for kind in kinds for name, entry in faults_of(kind).items()}
-    assert caught.value.fix.endswith(f"describes all: {', '.join(listed)}")
+    count = sum(len(faults_of(kind)) for kind in kinds)
+    assert caught.value.fix.endswith(f"describes all {count}")
 
 
 def test_a_fault_that_does_not_fit_is_unknown() -> None:
     original = {name: f for name, f in TOKENIZER_FAULTS.items() if "original" in f.of}
-    for name, listed in (("accents-kept", ""), ("9", f": {', '.join(original)}")):
+    for name in ("accents-kept", "9"):
         with pytest.raises(UsageError, match=f"no fault is called '{name}'") as caught:
             parse(name, [TokenizerFault], fits=lambda f: "original" in f.of, where="here")
-        assert caught.value.fix.endswith(f"describes all{listed}")
+        assert caught.value.fix.endswith(f"describes all {len(original)}")
     assert "accents-kept" not in original
     assert caught.value.where == "here"
 
