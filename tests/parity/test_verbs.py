@@ -269,12 +269,12 @@ def test_a_forward_fault_is_recognized(check: Check) -> None:
     [(TINY, FORWARD_FAULTS), (GRADIENTS, FORWARD_FAULTS | BACKWARD_FAULTS)],
     ids=["layerwise", "gradients"],
 )
-def test_an_unknown_fault_lists_them_all(
+def test_an_unknown_fault_counts_them_all(
     verb: tuple[str, ...], faults: dict[str, object], check: Check
 ) -> None:
     result = check(*verb, "--seq-len", "5", "--inject-fault", "nonsense")
     assert result.exit_code == 2
-    assert result.stderr.rstrip().endswith(", ".join(faults))
+    assert result.stderr.rstrip().endswith(f"describes all {len(faults)}")
 
 
 @pytest.mark.parametrize(

@@ -550,6 +550,6 @@ def test_impossible_options_are_a_usage_error(
     assert (result.exit_code, message in result.stderr) == (2, True)
 
 
-def test_an_unknown_fault_lists_all(check: Check) -> None:
+def test_an_unknown_fault_counts_all(check: Check) -> None:
     result = check(*TINY, "--inject-fault", "nonsense")
-    assert all(name in result.stderr for name in TRAINING_FAULTS)
+    assert result.stderr.rstrip().endswith(f"describes all {len(TRAINING_FAULTS)}")
