@@ -25,23 +25,6 @@ injected into the model, GELU's 0.044715 rounded to 0.04471, changes its results
 """
 
 
-ONCE = (
-    *("report", "test_check.py", "test_convert.py", "test_pytest_plugin.py", "test_session.py"),
-    *("test_validation.py", "test_cli.py", "test_documents.py", "test_fault_pages.py"),
-    *("test_from_scratch.py", "test_imports.py", "test_notebook.py", "test_site.py"),
-    "test_terminal.py",
-)
-"""Files and folders of tests that no version of torch or transformers can change."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that one version is enough for."""
-    for item in items:
-        if not {item.path.name, item.path.parent.name}.isdisjoint(ONCE):
-            item.add_marker("once")
-
-
 @pytest.fixture(scope="session")
 def assert_same() -> Callable[[Tensor | np.ndarray, Tensor], None]:
     """Return the assertion that two float64 tensors are the same but for rounding."""
