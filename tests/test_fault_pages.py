@@ -14,6 +14,8 @@ from parity.checks.gradients.faults import BACKWARD_FAULTS
 from parity.faults.forward import FORWARD_FAULTS
 from parity.faults.registry import Fault, faults_of
 
+pytestmark = pytest.mark.once
+
 HOME = Path(__file__).parents[1]
 FOLDER = HOME / "docs" / "faults"
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 PACKAGES = ("scratch_gpt", "reference", "parity", "bench")
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
 

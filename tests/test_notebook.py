@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 HOME = Path(__file__).parents[1]
 NOTEBOOK = HOME / "docs" / "from-ids-to-logits.ipynb"
 RUN = (

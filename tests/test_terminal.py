@@ -19,6 +19,8 @@ from parity import session
 from parity.checkpoints.export import OPENAI, export
 from parity.checkpoints.load import load_weights
 
+pytestmark = pytest.mark.once
+
 HOSTILE = os.fsdecode(b"a[]x]\x1b]0;t\x07\x1b[2J\x08\rq\n\xe2\x80\xae\xc2\x9b1m\xff")
 """Markup, a title, a bell, a cleared screen, a step back, line ends, reversed text, a C1 control,
 and a byte that is no character."""

@@ -12,6 +12,8 @@ import pytest
 
 from bench import pytest_plugin
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("distribution", "environment"),

@@ -11,6 +11,8 @@ import pytest
 import parity.check
 import scratch_gpt
 
+pytestmark = pytest.mark.once
+
 PACKAGES = ("scratch_gpt", "reference", "parity", "bench")
 
 VERBS = list(parity.check.VERBS)

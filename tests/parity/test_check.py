@@ -24,6 +24,8 @@ from parity.errors import InconclusiveError, UsageError
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
 from parity.faults.registry import parse
 
+pytestmark = pytest.mark.once
+
 Check = Callable[..., Any]
 
 REPORTING = {"--format", "--output", "--quiet", "--debug"}

@@ -20,6 +20,8 @@ from parity.pytest_plugin import file_name
 from parity.report import form_of
 from scratch_gpt.options import options_of
 
+pytestmark = pytest.mark.once
+
 pytest_plugins = ["pytester"]
 
 HOME = Path(__file__).parents[2]

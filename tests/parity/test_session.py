@@ -29,6 +29,8 @@ from parity.options import (
 )
 from parity.session import run
 
+pytestmark = pytest.mark.once
+
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
 Capture = pytest.CaptureFixture[str]

@@ -22,6 +22,8 @@ from parity.errors import UsageError
 from parity.faults.registry import Fault, faults_of
 from reference import surrogate
 
+pytestmark = pytest.mark.once
+
 WRONG = {
     "a fault": ("layerwise --inject-fault erf-gleu", "did you mean erf-gelu?"),
     "a fault with a block": ("layerwise --inject-fault erf-gleu@3", "did you mean erf-gelu?"),

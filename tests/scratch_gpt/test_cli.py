@@ -30,6 +30,8 @@ from scratch_gpt.errors import (
     WriteError,
 )
 
+pytestmark = pytest.mark.once
+
 COMMANDS = (
     *("parity.check", "parity.convert", "bench.ratios"),
     *("scratch_gpt.train", "scratch_gpt.generate", "scratch_gpt.data"),

@@ -169,6 +169,7 @@ def test_the_longest_input_passes(run: Check, batch: int) -> None:
     assert_passes(run(batch=batch, time=389))
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("size", SIZES[1:], indirect=True)
 def test_four_longest_rows_pass_at_full_size(run: Check) -> None:
     """On the default backends: `fused` has another kernel for one row."""

@@ -31,6 +31,8 @@ from parity.report import FORMS, form_of, rendered, replace_file
 from parity.report import json as json_form
 from parity.report.markdown import text as markdown_text
 
+pytestmark = pytest.mark.once
+
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
 

@@ -20,6 +20,8 @@ from parity.errors import EnvironmentUnfitError
 from parity.report import html
 from parity.report.html import render, render_picture
 
+pytestmark = pytest.mark.once
+
 Renamed = Callable[[Callable[[str], str]], Report]
 
 HOSTILE = [

@@ -17,6 +17,8 @@ from parity.errors import ExitCode, InputRejectedError
 from parity.report.json import render
 from scratch_gpt import GPT
 
+pytestmark = pytest.mark.once
+
 Check = Callable[..., Any]
 Strictly = Callable[[str], Any]
 

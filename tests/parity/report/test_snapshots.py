@@ -19,6 +19,8 @@ from parity.report import rendered, text
 from parity.report.json import read_report
 from scratch_gpt.cli import print_stdout
 
+pytestmark = pytest.mark.once
+
 HERE = Path(__file__).parent / "snapshots"
 REPORTS = Path(__file__).parents[3] / "docs" / "reports"
 NAMES = ("failure", "pass")

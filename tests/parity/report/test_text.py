@@ -20,6 +20,8 @@ from parity.report.text import PAGE, render, table
 from parity.session import run
 from scratch_gpt.cli import render_rich
 
+pytestmark = pytest.mark.once
+
 Check = Callable[..., Any]
 Stand = Callable[[object], None]
 

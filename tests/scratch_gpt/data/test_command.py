@@ -12,6 +12,8 @@ from scratch_gpt.data import TokenData, __main__
 from scratch_gpt.data.__main__ import app
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def command(books: Path, tmp_path: Path, small_vocabulary: Path) -> Callable[..., Result]:

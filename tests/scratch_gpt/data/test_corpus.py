@@ -22,6 +22,8 @@ from scratch_gpt.data.corpus import (
 )
 from scratch_gpt.errors import CheckpointError, TooLittleTextError, UnreadableError
 
+pytestmark = pytest.mark.once
+
 FILES = ["b.txt", "a/z.txt", "a/b/c.md", "a.txt", "B.TXT", "notes.rst", ".hidden.txt", ".git/x.txt"]
 
 

@@ -17,6 +17,8 @@ from scratch_gpt.data import TokenData, dataset
 from scratch_gpt.data.dataset import Manifest, Recipe, unigram_loss
 from scratch_gpt.errors import CheckpointError
 
+pytestmark = pytest.mark.once
+
 
 def set_byte(path: Path, at: int) -> None:
     with path.open("r+b") as file:

@@ -22,6 +22,8 @@ from scratch_gpt.errors import CheckpointError, OccupiedError, WriteError
 from scratch_gpt.tokenizer.pretokenizers import PRETOKENIZERS, Word
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:

@@ -11,6 +11,8 @@ from scratch_gpt.data import windows as module
 from scratch_gpt.data.windows import Windows
 from scratch_gpt.errors import TooLittleTextError
 
+pytestmark = pytest.mark.once
+
 TOKENS = np.arange(1_000, 1_103, dtype="<u2")
 """103 different tokens."""
 

@@ -18,6 +18,8 @@ from scratch_gpt.training import log
 from scratch_gpt.training.log import Log, sample
 from scratch_gpt.training.recipe import Recipe
 
+pytestmark = pytest.mark.once
+
 
 def steps(path: Path) -> list[int]:
     return [line["step"] for line in log.read_log(path)]

@@ -8,6 +8,8 @@ import pytest
 from scratch_gpt.errors import InputRejectedError, OccupiedError, WriteError
 from scratch_gpt.training.run_folder import RunFolder, lock_folder
 
+pytestmark = pytest.mark.once
+
 
 def test_a_folder_is_created_and_reopened(tmp_path: Path) -> None:
     for _ in range(2):
