@@ -192,6 +192,7 @@ def short(check: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callabl
     monkeypatch.setattr(strings, "HAND_PICKED", ("Café, don't", "<unk>"))
     monkeypatch.setattr(strings, "_library", lambda: iter(["Some text.\n\nAnd more."]))
     monkeypatch.setattr(strings, "many_words", lambda: ["few words"])
+    monkeypatch.setattr(strings, "long_words", lambda _tokens, *, seed: ["ae" * (70 + seed)])
     return lambda *arguments: check("tokens", "--num-strings", "30", *arguments)
 
 
