@@ -397,11 +397,13 @@ def cache(calls: Calls) -> Iterator[Case]:
             )
         if longest > 1:
             half = longest // 2
-            run = _chunked(model, second, [half, longest - half], after=ids)
+            # Both fit into the cache together: if it is not cleared, positions go on.
+            text, first = second[:, : longest - half], ids[:, :half]
+            chunks = [1, longest - half - 1] if longest - half > 1 else [1]
             yield Case(
                 name="cache.second_text",
-                one=calls.side(second),
-                other=Side(run, whole.shape),
+                one=calls.side(text),
+                other=Side(_chunked(model, text, chunks, after=first), text.shape),
                 exact=False,
             )
             yield from _padded_cache(calls, model, half)
