@@ -21,32 +21,33 @@ from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 S = TypeVar("S", bound=Sequence[object])
 
 
+_MOST_TRIED = 3_000_000
+"""Characters of all the inputs that are tried in order to shorten one."""
+
+
 def shortest(text: S, fails: Callable[[S], bool]) -> S:
     """Return a subsequence of a failing input that fails, and no longer does without any element.
 
     Large parts are removed first, then single elements: letters, ids, or texts. Two that can only
-    be removed together remain.
+    be removed together remain, and so does more of an input of very many characters.
 
     Source: Zeller and Hildebrandt 2002, "Simplifying and Isolating Failure-Inducing Input".
     """
-    size = max(1, len(text) // 2)
+    size, tried = max(1, len(text) // 2), 0
     while True:
-        text, removed = _without_parts(text, size, fails)
+        start, removed = 0, False
+        while start < len(text):
+            shorter: S = text[:start] + text[start + size :]  # type: ignore[operator]
+            tried += sum(len(one) if isinstance(one, str) else 1 for one in shorter)
+            if tried > _MOST_TRIED:
+                return text
+            if shorter and fails(shorter):
+                text, removed = shorter, True
+            else:
+                start += size
         if size == 1 and not removed:
             return text
         size = max(1, size // 2)
-
-
-def _without_parts(text: S, size: int, fails: Callable[[S], bool]) -> tuple[S, bool]:
-    """Return the input without every removable part of a size, and whether any was removed."""
-    start, removed = 0, False
-    while start < len(text):
-        shorter: S = text[:start] + text[start + size :]  # type: ignore[operator]
-        if shorter and fails(shorter):
-            text, removed = shorter, True
-        else:
-            start += size
-    return text, removed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

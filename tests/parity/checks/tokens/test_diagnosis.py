@@ -38,6 +38,21 @@ def test_a_long_text_takes_few_tries() -> None:
     assert len(tried) < 100
 
 
+def test_an_input_of_very_many_characters_is_not_shortened_for_minutes() -> None:
+    """Each of two texts far apart is needed; every trial reads all the others."""
+    tried = 0
+
+    def does_it(texts: tuple[str, ...]) -> bool:
+        nonlocal tried
+        tried += sum(map(len, texts))
+        return {"first", "last"} <= {*texts}
+
+    found = shortest(("first", *["word " * 1_000] * 200, "last"), does_it)
+    assert does_it(found)
+    assert len(found) < 202
+    assert tried < 5_000_000
+
+
 def test_other_places_are_a_difference() -> None:
     one = Encoding((1, 2), ((0, 1), (1, 2)))
     assert part(one, Encoding((1, 2), ((0, 1), (1, 3))))
