@@ -201,6 +201,7 @@ class CallOptions:
         "File that says which weights a candidate's parameters hold, where names and shapes do "
         "not decide it: lines such as blocks.0.q.weight = h.0.attn.c_attn.weight[:, :768].T",
         records=True,
+        exists=True,
     )
 
 
@@ -253,12 +254,14 @@ class LayerwiseOptions(ForwardOptions):
         "it they are seeded. build(config, weights) gets that config and the state dict.",
         metavar="PATH",
         records=True,
+        exists=True,
     )
     activations: Path | None = option(
         None,
         "Check the activations in this .safetensors or .npz file instead of a model: an array for "
         "each tap, the logits among them, and token_ids. Their dtype decides what is checked.",
         metavar="FILE",
+        exists=True,
     )
     save_activations: Path | None = option(
         None,
@@ -328,6 +331,7 @@ class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
         None,
         "Folder of vocab.json and merges.txt, or of OpenAI's two files. Default: the one beside "
         "the weights or in the hub's cache; otherwise one is trained.",
+        exists=True,
     )
     pretokenizer: Pretokenizer = option(
         "huggingface",
@@ -339,6 +343,7 @@ class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
         (),
         "Text file, or folder of .txt and .md files, instead of a million characters of the "
         "standard library's documentation. May be repeated.",
+        exists=True,
     )
     num_strings: int = option(2_000, "Strings to generate.", minimum=0, maximum=MOST)
 
@@ -441,7 +446,9 @@ class GenerationOptions(
     text: str | None = option(
         None, "A prompt instead of drawn ones; needs --vocabulary.", records=True
     )
-    vocabulary: Path | None = option(None, "Folder of the vocabulary that encodes --text.")
+    vocabulary: Path | None = option(
+        None, "Folder of the vocabulary that encodes --text.", exists=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
