@@ -551,7 +551,11 @@ def recorded_options(options: ReportOptions) -> dict[str, object]:
     Raises:
         ParityError: One of the files cannot be read.
     """
-    found = recorded(options)
+    return with_digests(recorded(options))
+
+
+def with_digests(found: dict[str, object]) -> dict[str, object]:
+    """Return recorded options, those that name a file first and with its digest."""
     files = {
         **{
             name: re.sub(r"(?<=\.py):\w+$", "", str(found.get(name, "")))
@@ -560,13 +564,19 @@ def recorded_options(options: ReportOptions) -> dict[str, object]:
         "map": str(found.get("map", "")),
     }
     read = [name for name in found if files.get(name, "").endswith(".py") or name == "map"]
-    if not read:
-        return found
-    from parity.core.fingerprints import DIGITS
-
     first: dict[str, object] = {}
     for name in read:
-        with mapped_errors():
-            digest = hashlib.sha256(Path(files[name]).read_bytes()).hexdigest()[:DIGITS]
-        first |= {name: str(found.pop(name)), f"{name}_file": f"sha256 {digest}"}
+        first |= {name: str(found.pop(name)), f"{name}_file": file_digest(files[name])}
     return first | found
+
+
+def file_digest(path: str) -> str:
+    """Return a file's digest as a report has it.
+
+    Raises:
+        ParityError: It cannot be read.
+    """
+    from parity.core.fingerprints import DIGITS
+
+    with mapped_errors():
+        return f"sha256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:DIGITS]}"
