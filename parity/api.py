@@ -3,8 +3,10 @@
 The functions of the checks themselves take what the command line has prepared.
 """
 
+import contextlib
 import dataclasses
 import difflib
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +37,14 @@ from parity.core.results import Report
 from parity.core.runners import build_huggingface
 from parity.core.tolerances import precision_of
 from parity.errors import InputRejectedError, UsageError, mapped_errors
-from parity.options import MOST, BatchOptions, GenerationOptions, InvariantsOptions
+from parity.options import (
+    MOST,
+    BatchOptions,
+    GenerationOptions,
+    InvariantsOptions,
+    file_digest,
+    with_digests,
+)
 from parity.session import report_identity
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.errors import quote
@@ -192,7 +201,32 @@ def run_check(
     """
     first, second = _as_text(model), _as_text(reference)
     given = {name: _as_text(value) for name, value in given.items()}
-    settings = {**defaults, **given}
+    report = _checked(first, second, ids, given, {**defaults, **given})
+    files = with_digests({"map": given["mapping"]}) if "mapping" in given else {}
+    return dataclasses.replace(report, inputs={**report.inputs, **_candidate(first), **files})
+
+
+def _candidate(model: Any) -> dict[str, object]:  # noqa: ANN401 - a Model
+    """Return what a report records of a candidate: `FILE.py` or `MODULE:NAME`, and its file."""
+    if isinstance(model, str):
+        return with_digests({"candidate": model})
+    kind = type(model) if isinstance(model, nn.Module) else model
+    name = getattr(kind, "__qualname__", type(kind).__qualname__)
+    found: dict[str, object] = {"candidate": f"{getattr(kind, '__module__', '')}:{name}"}
+    with contextlib.suppress(TypeError, OSError):  # it may have no file, or be typed in
+        file = inspect.getsourcefile(kind)
+        if file is not None and os.path.exists(file):  # noqa: PTH110 - as open() would find it
+            found["candidate_file"] = f"{Path(file).name} {file_digest(file)}"
+    return found
+
+
+def _checked(
+    first: Any,  # noqa: ANN401 - a Model
+    second: Any,  # noqa: ANN401 - a Model
+    ids: Tensor | Sequence[Sequence[int]] | None,
+    given: Mapping[str, Any],
+    settings: dict[str, Any],
+) -> Report:
     check, dtype, taps, seed = (settings[name] for name in ("check", "dtype", "taps", "seed"))
     _require_sides(first, second, given)
     _require_settings(first, second, given, check, is_given=ids is not None)

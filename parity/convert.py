@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from parity.checkpoints.names import check_weights
 from parity.errors import ExitCode, UsageError
 from scratch_gpt.cli import (
     print_stdout,
@@ -17,7 +18,7 @@ from scratch_gpt.cli import (
     run_reporting_errors,
     typer_app,
 )
-from scratch_gpt.options import QuietOption, add_command, argument, option
+from scratch_gpt.options import QuietOption, add_command, argument, option, require_paths
 from scratch_gpt.progress import progress_bar
 
 
@@ -59,6 +60,7 @@ class ConvertOptions(QuietOption):
         "blocks.{i}.attn.weight = h.{i}.attn.c_attn.weight.T. SOURCE has them, or, with "
         "--to mapped, DESTINATION.",
         metavar="FILE",
+        exists=True,
     )
     n_head: int | None = option(
         None, "Heads of a source with --map, if no line of the map gives it.", minimum=1
@@ -83,6 +85,8 @@ def convert(options: ConvertOptions) -> int:
 def _convert(options: ConvertOptions) -> ExitCode:
     from parity.threads import gc_paused, keep_freed_memory, limit_arenas_before_numpy
 
+    check_weights(options.source, where="")
+    require_paths(options)
     limit_arenas_before_numpy()
     keep_freed_memory()
     with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:

@@ -201,6 +201,7 @@ class CallOptions:
         "File that says which weights a candidate's parameters hold, where names and shapes do "
         "not decide it: lines such as blocks.0.q.weight = h.0.attn.c_attn.weight[:, :768].T",
         records=True,
+        exists=True,
     )
 
 
@@ -253,12 +254,14 @@ class LayerwiseOptions(ForwardOptions):
         "it they are seeded. build(config, weights) gets that config and the state dict.",
         metavar="PATH",
         records=True,
+        exists=True,
     )
     activations: Path | None = option(
         None,
         "Check the activations in this .safetensors or .npz file instead of a model: an array for "
         "each tap, the logits among them, and token_ids. Their dtype decides what is checked.",
         metavar="FILE",
+        exists=True,
     )
     save_activations: Path | None = option(
         None,
@@ -328,6 +331,7 @@ class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
         None,
         "Folder of vocab.json and merges.txt, or of OpenAI's two files. Default: the one beside "
         "the weights or in the hub's cache; otherwise one is trained.",
+        exists=True,
     )
     pretokenizer: Pretokenizer = option(
         "huggingface",
@@ -339,6 +343,7 @@ class TokensOptions(WeightsOption, FaultOption, SeedOption, FingerprintOptions):
         (),
         "Text file, or folder of .txt and .md files, instead of a million characters of the "
         "standard library's documentation. May be repeated.",
+        exists=True,
     )
     num_strings: int = option(2_000, "Strings to generate.", minimum=0, maximum=MOST)
 
@@ -441,7 +446,9 @@ class GenerationOptions(
     text: str | None = option(
         None, "A prompt instead of drawn ones; needs --vocabulary.", records=True
     )
-    vocabulary: Path | None = option(None, "Folder of the vocabulary that encodes --text.")
+    vocabulary: Path | None = option(
+        None, "Folder of the vocabulary that encodes --text.", exists=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -544,7 +551,11 @@ def recorded_options(options: ReportOptions) -> dict[str, object]:
     Raises:
         ParityError: One of the files cannot be read.
     """
-    found = recorded(options)
+    return with_digests(recorded(options))
+
+
+def with_digests(found: dict[str, object]) -> dict[str, object]:
+    """Return recorded options, those that name a file first and with its digest."""
     files = {
         **{
             name: re.sub(r"(?<=\.py):\w+$", "", str(found.get(name, "")))
@@ -553,13 +564,19 @@ def recorded_options(options: ReportOptions) -> dict[str, object]:
         "map": str(found.get("map", "")),
     }
     read = [name for name in found if files.get(name, "").endswith(".py") or name == "map"]
-    if not read:
-        return found
-    from parity.core.fingerprints import DIGITS
-
     first: dict[str, object] = {}
     for name in read:
-        with mapped_errors():
-            digest = hashlib.sha256(Path(files[name]).read_bytes()).hexdigest()[:DIGITS]
-        first |= {name: str(found.pop(name)), f"{name}_file": f"sha256 {digest}"}
+        first |= {name: str(found.pop(name)), f"{name}_file": file_digest(files[name])}
     return first | found
+
+
+def file_digest(path: str) -> str:
+    """Return a file's digest as a report has it.
+
+    Raises:
+        ParityError: It cannot be read.
+    """
+    from parity.core.fingerprints import DIGITS
+
+    with mapped_errors():
+        return f"sha256 {hashlib.sha256(Path(path).read_bytes()).hexdigest()[:DIGITS]}"

@@ -5,6 +5,8 @@ so that a test session that never runs one pays nothing.
 """
 
 import contextlib
+import dataclasses
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,13 @@ SETTINGS = {
     "mapping": None,
 }
 """The settings of `assert_parity`, and what they are where neither a call nor a marker has them."""
+
+_PARAMETERS = {name.replace("_", "-"): name for name in SETTINGS} | {
+    "candidate": "model",
+    "map": "mapping",
+    "token-ids": "ids",
+}
+"""The parameter of `assert_parity` for each option of the command line that has one."""
 
 _defaults: Mapping[str, Any] = {}
 _listener: "Callable[[Report], None] | None" = None
@@ -109,8 +118,21 @@ def assert_parity(  # noqa: PLR0913 - one argument for each setting
         report = run_check(model, reference, ids, given, SETTINGS)
     except ParityError as error:  # as a report, it is written and printed like the others
         report = error_report(error, str(given.get("check", SETTINGS["check"])))
+    reasons = [
+        dataclasses.replace(
+            one, what=_in_python(one.what), where=_in_python(one.where), fix=_in_python(one.fix)
+        )
+        for one in report.reasons
+    ]
+    report = dataclasses.replace(report, reasons=reasons, summary=_in_python(report.summary))
     if _listener is not None:
         _listener(report)
     if report.verdict is not Verdict.PASS:
         raise ParityFailedError(report)
     return report
+
+
+def _in_python(text: str) -> str:
+    """Return an error's text with the names of parameters in place of options."""
+    text = text.replace("; --debug shows the traceback", "")
+    return re.sub(r"--([a-z-]+)", lambda found: _PARAMETERS.get(found[1], found[0]), text)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from parity.checkpoints.names import check_weights, require_path, similar_paths
+from parity.checkpoints.names import check_weights
 from parity.checks.gradients.taps import direction, gradient_names, kind_of, parameter_names
 from parity.checks.training.taps import VARIANTS, trainer_quantities, training_quantities
 from parity.core.taps import taps
@@ -19,6 +19,7 @@ from parity.faults.registry import check_name
 from parity.known_faults import known_faults
 from parity.options import GradientsOptions, ModelOptions, ReportOptions, TrainingOptions
 from scratch_gpt.errors import quote
+from scratch_gpt.options import require_path, require_paths, similar_paths
 
 _WITH_BLOCKS = ("forward", "backward", "invariants")
 """Kinds of fault that are of one block."""
@@ -48,6 +49,9 @@ def check_options(options: ReportOptions, fault_kinds: Sequence[str]) -> None:
     for name, check in _CHECKS.items():
         if (value := getattr(options, name, None)) is not None:
             check(str(value))
+    for source in getattr(options, "sources", ()):
+        check_weights(source, where="")
+    require_paths(options)
     if isinstance(options, ModelOptions):
         _check_pattern(options)
     fault = getattr(options, "inject_fault", None)
@@ -103,8 +107,8 @@ def _check_pattern(options: ModelOptions) -> None:
 
 def _fits(pattern: str, names: Sequence[str]) -> bool:
     """Return whether a pattern fits a name; blocks beyond twelve fit too."""
-    every_block = re.sub(r"(?<![^.*])h\.[^.*]*", "h.*", pattern)
-    no_number = re.sub(r"\d\d+", "*", pattern)
+    every_block = re.sub(r"(?<![^.*])h\.[^.*]*", "h.[0-9]", pattern)
+    no_number = re.sub(r"\d\d+", "[0-9]", pattern)
     return any(fnmatch.filter(names, one) for one in (pattern, every_block, no_number))
 
 
@@ -137,7 +141,8 @@ def _meant(given: str, names: Sequence[str]) -> str:
         for part in parts
     )
     starred = [re.sub(r"(?<![^.])\d+(?![^.])", "*", one) for one in (repaired, *names)]
-    tried = (f"{before}{one}" for one in (repaired, starred[0]) for before in ("", "h.*.", "*."))
+    around = [(before, after) for before in ("", "h.*.", "*.") for after in ("", ".*")]
+    tried = (f"{x}{one}{y}" for one in (repaired, starred[0]) for x, y in around)
     meant = next((one for one in tried if one != given and _fits(one, names)), None)
     near = [meant] if meant else difflib.get_close_matches(starred[0], dict.fromkeys(starred[1:]))
     return f"did you mean {near[0]}? " if near else ""
@@ -174,15 +179,7 @@ def _check_call(text: str) -> None:
 
 def _check_kernel(name: str) -> None:
     if match := _FILE.fullmatch(name):
-        require_path(match[1], where=f"--kernel {name}", what="there is no such file")
-
-
-def _check_map(name: str) -> None:
-    require_path(name, where=f"--map {name}", what="there is no such file")
-
-
-def _check_reference(name: str) -> None:
-    require_path(name, where=f"--reference {name}", what="there is no config")
+        require_path(match[1], where=f"--kernel {name}")
 
 
 _CHECKS: dict[str, Callable[[str], None]] = {
@@ -190,8 +187,6 @@ _CHECKS: dict[str, Callable[[str], None]] = {
     "candidate": _check_candidate,
     "kernel": _check_kernel,
     "call": _check_call,
-    "map": _check_map,
-    "reference": _check_reference,
     "explain": _check_explained,
 }
 """Checks of one value alone, by the name of its option."""

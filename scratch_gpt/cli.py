@@ -7,8 +7,10 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -86,14 +88,36 @@ _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "CUDA out of mem
 """Messages of torch in place of a `MemoryError`."""
 
 
-def format_error(what: str, where: str, fix: str) -> str:
-    """Return an error's three lines."""
-    return f"error: {one_line(what)}\n  where  {one_line(where)}\n  fix    {one_line(fix)}\n"
+def format_error(what: str, where: str, fix: str, *, width: int | None = None) -> str:
+    """Return an error's three lines, or with a width more of them; no word is broken."""
+    lines = {"error: ": what, "  where  ": where, "  fix    ": fix}
+    if width is None:
+        return "".join(f"{head}{one_line(text)}\n" for head, text in lines.items())
+    parts = (
+        textwrap.fill(
+            one_line(text),
+            width,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for head, text in lines.items()
+    )
+    return "".join(f"{part}\n" for part in parts)
+
+
+_WIDEST = 100
+"""Columns of an error on a terminal, at most."""
 
 
 def print_error(what: str, where: str, fix: str) -> None:
     """Print an error; if stderr is closed, only the exit code reports it."""
-    print_stderr(format_error(what, where, fix))
+    width = None
+    with contextlib.suppress(ValueError, AttributeError):  # closed, or none
+        if sys.stderr.isatty():
+            width = min(shutil.get_terminal_size().columns, _WIDEST)
+    print_stderr(format_error(what, where, fix, width=width))
 
 
 def print_stderr(text: str) -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from scratch_gpt.cli import run_app, run_reporting_errors, typer_app
-from scratch_gpt.options import DebugOption, Device, Pretokenizer, add_command, option
+from scratch_gpt.options import (
+    DebugOption,
+    Device,
+    Pretokenizer,
+    add_command,
+    option,
+    require_paths,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,9 +50,13 @@ class GenerateOptions(DebugOption):
         "File that is one prompt; - is standard input, which is read by default if there is no "
         "prompt and it is not a terminal.",
         metavar="FILE",
+        exists=True,
     )
     vocabulary: Path | None = option(
-        None, "Folder of the vocabulary. Default: the weights' folder.", metavar="DIRECTORY"
+        None,
+        "Folder of the vocabulary. Default: the weights' folder.",
+        metavar="DIRECTORY",
+        exists=True,
     )
     max_new_tokens: int = option(40, "Largest number of tokens to add.")
     temperature: float | None = option(
@@ -89,6 +100,7 @@ def generate(options: GenerateOptions) -> int:
     """Generate; return the exit code. Errors are printed, not raised."""
 
     def action() -> int:
+        require_paths(options)
         from scratch_gpt.generation.command import print_texts
 
         return print_texts(options)

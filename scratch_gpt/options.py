@@ -6,7 +6,9 @@ limits. Nothing here imports torch.
 """
 
 import dataclasses
+import difflib
 import inspect
+import os
 import re
 import typing
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from scratch_gpt.errors import EnvironmentUnfitError
+from scratch_gpt.errors import EnvironmentUnfitError, UsageError
 
 Chosen = TypeVar("Chosen")
 
@@ -37,6 +39,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _TYPER = "typer"
 _POSITIONAL = "positional"
 _RECORDS = "records"
+_EXISTS = "exists"
 
 
 def option(  # noqa: PLR0913 - one argument for each property of an option
@@ -47,20 +50,29 @@ def option(  # noqa: PLR0913 - one argument for each property of an option
     maximum: Number | None = None,
     metavar: str | None = None,
     records: bool = False,
+    exists: bool = False,
 ) -> Any:  # noqa: ANN401 - a field
     """Return a dataclass field that is an option of a command, with the help `text`.
 
     A default of `...` makes it required. `metavar` names the value in the help; by default it is N,
-    X, TEXT or PATH. With `records` a report records a value that is not the default.
+    X, TEXT or PATH. With `records` a report records a value that is not the default. With `exists`
+    the value is a path that `require_paths` looks for.
     """
     shown = {"help": text, "min": minimum, "max": maximum, "metavar": metavar}
-    return _field(default, {_TYPER: shown, _POSITIONAL: False, _RECORDS: records})
+    metadata = {_TYPER: shown, _POSITIONAL: False, _RECORDS: records, _EXISTS: exists}
+    return _field(default, metadata)
 
 
-def argument(default: Any, text: str, *, metavar: str) -> Any:  # noqa: ANN401 - a field
+def argument(
+    default: Any,  # noqa: ANN401 - of the field's type
+    text: str,
+    *,
+    metavar: str,
+    exists: bool = False,
+) -> Any:  # noqa: ANN401 - a field
     """Return a dataclass field that is a positional argument of a command."""
     shown = {"help": text, "metavar": metavar}
-    return _field(default, {_TYPER: shown, _POSITIONAL: True, _RECORDS: False})
+    return _field(default, {_TYPER: shown, _POSITIONAL: True, _RECORDS: False, _EXISTS: exists})
 
 
 def _field(default: Any, metadata: dict[str, object]) -> Any:  # noqa: ANN401
@@ -99,6 +111,49 @@ def require_memory(needed: int, *, where: str, fix: str) -> None:
             where=where,
             fix=fix,
         )
+
+
+def require_paths(options: Any) -> None:  # noqa: ANN401 - an options class's value
+    """Require that the files and folders exist that options name for reading.
+
+    Raises:
+        UsageError: One does not; the fix names what is there instead.
+    """
+    for field in options_of(type(options)):
+        value = getattr(options, field.name)
+        if not field.metadata[_EXISTS] or value in (None, "-"):
+            continue
+        flag = "" if field.metadata[_POSITIONAL] else f"--{field.name.replace('_', '-')} "
+        for path in value if isinstance(value, tuple) else (value,):
+            require_path(str(path), where=f"{flag}{path}")
+
+
+def require_path(name: str, *, where: str, what: str = "there is no such file or folder") -> None:
+    """Require that a file or folder exists.
+
+    Raises:
+        UsageError: It does not; the fix names what is there instead.
+    """
+    if os.path.exists(os.path.expanduser(name)):  # noqa: PTH110, PTH111 - pathlib's may raise
+        return
+    near = similar_paths(name)
+    fix = f"did you mean {near[0]}?" if near else "check the path"
+    raise UsageError(what, where=where, fix=fix)
+
+
+def similar_paths(name: str) -> list[str]:
+    """Return existing paths whose names are similar to a missing one's, the nearest first.
+
+    If its folder is missing too, those similar to that are returned.
+    """
+    path = Path(os.path.expanduser(name))  # noqa: PTH111 - of an unknown user it stays as it is
+    try:
+        path = next(one for one in (path, *path.parents) if os.path.isdir(one.parent))  # noqa: PTH112
+        folded = {entry.name.casefold(): entry.name for entry in path.parent.iterdir()}
+    except (OSError, StopIteration):
+        return []
+    near = difflib.get_close_matches(path.name.casefold(), folded, n=3)
+    return [str(path.with_name(folded[entry])) for entry in near]
 
 
 def options_of(options: type) -> list["dataclasses.Field[Any]"]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from scratch_gpt.cli import run_app, run_reporting_errors, typer_app
 from scratch_gpt.errors import CommandError, ExitCode, ReportedElsewhereError, UsageError, quote
-from scratch_gpt.options import DecodingErrors, QuietOption, add_command, option
+from scratch_gpt.options import DecodingErrors, QuietOption, add_command, option, require_paths
 from scratch_gpt.training.recipe import HELP, RECIPES, Recipe
 
 
@@ -69,12 +69,14 @@ class TrainOptions(_RecipeOptions, QuietOption):  # type: ignore[misc]  # made a
     output: Path = option(..., "Folder of the run: new, empty, or that of a stopped run.")
     recipe: str = option("paper", "paper or small: where the other defaults come from.")
     data: tuple[Path, ...] = option(
-        (), "Text file or folder; may be repeated. [the standard library]"
+        (), "Text file or folder; may be repeated. [the standard library]", exists=True
     )
     tokens: Path | None = option(
-        None, "Folder of prepared tokens, from python -m scratch_gpt.data."
+        None, "Folder of prepared tokens, from python -m scratch_gpt.data.", exists=True
     )
-    vocabulary: Path | None = option(None, "Folder of a vocabulary. [one is trained on the text]")
+    vocabulary: Path | None = option(
+        None, "Folder of a vocabulary. [one is trained on the text]", exists=True
+    )
     errors: DecodingErrors = option("strict", "replace: read bytes that are not UTF-8 as U+FFFD.")
     allow_changed: tuple[str, ...] = option(
         (), "Continue although this differs from the checkpoint; may be repeated."
@@ -128,6 +130,7 @@ def _train(options: TrainOptions) -> int:
             where="--timeout",
             fix=f"give a number from {_SHORTEST:g} to {_LONGEST:g}",
         )
+    require_paths(options)
     with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:
         from scratch_gpt.training.run import Request, run
         from scratch_gpt.training.run_folder import Sources

@@ -8,6 +8,7 @@ from pathlib import Path
 from parity.errors import UsageError
 from reference import published
 from scratch_gpt.errors import quote
+from scratch_gpt.options import require_path, similar_paths
 
 DRAWN = ("surrogate", "tiny")
 """Names of weights that are drawn from a seed."""
@@ -52,41 +53,15 @@ def unknown_weights(name: str) -> UsageError:
     )
 
 
-def check_weights(name: str) -> None:
-    """Require a value of `--weights` that can be one; repositories are not looked up.
+def check_weights(name: str, where: str = "--weights ") -> None:
+    """Require a name of weights that can be one; repositories are not looked up.
+
+    `where` is put before the name in an error.
 
     Raises:
         UsageError: It is none, with the one that was probably meant.
     """
     if is_path(name):
-        require_path(name, where=f"--weights {name}", what="there is nothing at that path")
+        require_path(name, where=f"{where}{name}", what="there is nothing at that path")
     elif not (_is_known(name) or REPOSITORY.fullmatch(name)):
         raise unknown_weights(name)
-
-
-def require_path(name: str, *, where: str, what: str) -> None:
-    """Require that a file or folder exists.
-
-    Raises:
-        UsageError: It does not; the fix names what is there instead.
-    """
-    if os.path.exists(os.path.expanduser(name)):  # noqa: PTH110, PTH111 - pathlib's may raise
-        return
-    near = similar_paths(name)
-    fix = f"did you mean {near[0]}?" if near else "check the path"
-    raise UsageError(what, where=where, fix=fix)
-
-
-def similar_paths(name: str) -> list[str]:
-    """Return existing paths whose names are similar to a missing one's, the nearest first.
-
-    If its folder is missing too, those similar to that are returned.
-    """
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 - of an unknown user it stays as it is
-    try:
-        path = next(one for one in (path, *path.parents) if os.path.isdir(one.parent))  # noqa: PTH112
-        folded = {entry.name.casefold(): entry.name for entry in path.parent.iterdir()}
-    except (OSError, StopIteration):
-        return []
-    near = difflib.get_close_matches(path.name.casefold(), folded, n=3)
-    return [str(path.with_name(folded[entry])) for entry in near]

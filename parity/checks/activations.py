@@ -90,12 +90,12 @@ def read_activations(path: Path) -> Activations:
     """Return a file of activations, open; only its inputs and its logits are read.
 
     Raises:
-        InputRejectedError: There is none, it is damaged or of another kind, or has no logits.
+        InputRejectedError: It is no file, is damaged or of another kind, or has no logits.
     """
     where = f"--activations {path}"
     if not path.is_file():
         raise InputRejectedError(
-            "there is no such file",
+            "it is no file",
             where=where,
             fix=f"name a {' or '.join(_SUFFIXES)} file that has {_CONTENTS}",
         )

@@ -37,8 +37,10 @@ _MOST_LINES = 24
 """Lines of the table of parameters that a text has; JSON has all."""
 
 
-def wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
-    """Yield each mistake once, with the blocks that have it."""
+def wrong_operations(
+    mistakes: Sequence[Mistake], matches: Sequence[Match] = ()
+) -> Iterator[WrongOperation]:
+    """Yield each mistake once, with the blocks that have it; `matches` give the model's names."""
     alike: dict[object, list[Mistake]] = defaultdict(list)
     for one in mistakes:
         kind = re.sub(r"(?<=\.)\d+(?=[.:])", "*", one.target)
@@ -58,7 +60,7 @@ def wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
             if first.gap is not None:
                 numbers.append(f"without it they differ by {first.gap:.0e}")
             diagnosis = f"{why.what}; {why.right}" + f" ({'; '.join(numbers)})" * bool(numbers)
-            fix = why.fix
+            fix = in_own_names(why.fix, first.target, matches)
         yield WrongOperation(
             tap=tap,
             place=described(first.event, first.sites) if first.event else "",
@@ -69,6 +71,24 @@ def wrong_operations(mistakes: Sequence[Mistake]) -> Iterator[WrongOperation]:
             file=first.sites[0].file if first.sites else "",
             line=first.sites[0].line if first.sites else 0,
         )
+
+
+def in_own_names(code: str, target: str, matches: Sequence[Match]) -> str:
+    """Return code with the model's own names in place of the reference's modules.
+
+    A module is known by its weight, if that is one whole tensor of the block of `target`.
+    """
+    block = re.match(r"(h\.\d+\.)?", target)[0]  # type: ignore[index]  # it fits any text
+    layer = "mlp" if ".mlp" in target else "attn"
+    own: dict[str, str] = {}
+    for match in matches:
+        path, _, kind = match.name.rpartition(".")
+        name = path.rpartition(".")[2]
+        is_whole = [one.whole for one in match.parts] == [True]
+        if is_whole and kind == "weight" and name.isidentifier():
+            whole = match.parts[0].reference.removeprefix(block).removeprefix(f"{layer}.")
+            own.setdefault(whole.removesuffix(".weight"), name)
+    return re.sub(r"\b[a-z]+_\w+\b", lambda found: own.get(found[0], found[0]), code)
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -297,7 +317,7 @@ class Watching:
             order = block_order(self.judgement.trace, self.matches)
             mistakes = self.judgement.mistakes
             structural = wrong_order(order, self.n_layer, mistakes)
-            wrong = [structural] if structural else list(wrong_operations(mistakes))
+            wrong = [structural] if structural else list(wrong_operations(mistakes, self.matches))
         return dataclasses.replace(
             report,
             wrong=wrong,
@@ -317,6 +337,8 @@ class Watching:
             yield Reason(
                 what=f"on a short text it departs at {mistake.target}",
                 where=described(mistake.event) if mistake.event else "the model",
-                fix=mistake.explanation.fix if mistake.explanation else "compare both there",
+                fix=in_own_names(mistake.explanation.fix, mistake.target, self.matches)
+                if mistake.explanation
+                else "compare both there",
                 code=ExitCode.FAIL,
             )

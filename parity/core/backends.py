@@ -9,7 +9,6 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor
 
-from parity.checkpoints.names import require_path
 from parity.core.candidates import beside, running, site_of_frame
 from parity.core.results import Reason
 from parity.errors import (
@@ -30,6 +29,7 @@ from scratch_gpt.kernels.backends import (
     result_problem,
     why_not_compiled,
 )
+from scratch_gpt.options import require_path
 
 DEFAULT = ("plain", "fused")
 """The formulas, and the fast default of the model, which contains the tiled kernel."""
@@ -117,7 +117,7 @@ def load_kernel(name: str) -> AttentionKernel:
     if match is None:
         fix = "name a Python file and the kernel in it: my_kernel.py:attention"
         raise UsageError("it is not FILE.py:NAME", where=where, fix=fix)
-    require_path(match[1], where=where, what="there is no such file")
+    require_path(match[1], where=where)
     with beside(match[1]), running(name, "run it alone to see what is wrong", KERNEL):
         namespace = runpy.run_path(match[1])
     if match[2] and match[2] in namespace:

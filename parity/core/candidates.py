@@ -46,6 +46,8 @@ from parity.errors import (
     UsageError,
     message_of,
 )
+from scratch_gpt.checkpoint.names import listed
+from scratch_gpt.errors import quote
 from scratch_gpt.tap import Tap as TapFunction
 
 _log = logging.getLogger(__name__)
@@ -91,7 +93,8 @@ def build_candidate(
             where=f"--map {mapping} with --candidate {name}",
             fix="leave --map out, or take only the config",
         )
-    given = None if mapping is None else read_map_file(mapping).mapping
+    file = None if mapping is None else read_map_file(mapping)
+    given = None if file is None else file.mapping
     notes: Sequence[str] = ()
 
     def build(dtype: torch.dtype) -> nn.Module:
@@ -99,7 +102,11 @@ def build_candidate(
         state = {key: torch.tensor(array, dtype=dtype) for key, array in weights.tensors.items()}
         model = _made(name, make.text, lambda: make.call(weights.config, state))
         if not make.takes_weights:
-            notes = load(model, state, weights.config["n_head"], given)
+            done, *table = load(model, state, weights.config["n_head"], given)
+            named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers())
+            unused = file.unused(name for name, _ in named) if file else []
+            misfits = f"in the map, and not in the model: {listed(map(quote, unused))}"
+            notes = [done, *([misfits] if unused else []), *table]
         return model
 
     model = build(torch.float32)

@@ -134,6 +134,8 @@ def _checkpoint(path: Path, file: MapFile, config: Mapping[str, Any], source: st
     fields = _fields(state, lines, config, file)
     ignored = [name for name, line in lines.items() if line.made == "ignore" and name in state]
     notes += [f"ignored, as the map requests: {listed(map(quote, ignored))}"] if ignored else []
+    unused = file.unused(state)
+    notes += [f"in the map, and not in the file: {listed(map(quote, unused))}"] if unused else []
     return Checkpoint(
         state=_solved(state, lines, fields, file),
         side=Side.OURS,

@@ -230,6 +230,15 @@ class MapFile:
         kind = self.mapping.get(name, self.others.get(name))
         return one_line(f"--map {self.path}, line {self.places[name]}: {name} = {kind}")
 
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """Return the names in the file that are none of these; with `{i}`, in no block."""
+        given = list(names)
+        patterns = {
+            name: re.compile(re.escape(name).replace(r"\{i\}", r"\d+"))
+            for name in (*self.mapping, *self.others)
+        }
+        return [name for name, one in patterns.items() if not any(map(one.fullmatch, given))]
+
 
 _OTHERS = ("mask", "ignore")
 _FIELDS = [field.name for field in dataclasses.fields(GPTConfig) if field.name != "afn"]

@@ -57,8 +57,10 @@ def sections(report: Report) -> Iterator[Section]:
     if report.explanation is not None:
         yield from _explanation(report)
     yield from map(_reason, report.reasons)
-    if step := _next_step(report):
-        yield Section(name="next", title="next", lines=[step])
+    if first is not None and (step := _next_step(report)):
+        own = [one.place for one in report.wrong if one.tap.partition(",")[0] == first.tap]
+        here = [f"{first.tap} is made in {place}" for place in own if place]
+        yield Section(name="next", title="next", lines=[step, *here])
 
 
 def verdict_line(report: Report) -> str:

@@ -27,7 +27,7 @@ _WORDS = {
 }
 """Styles of cells that begin with one of these words."""
 
-_WHOLE = ("ok", "DIFFERS")
+_WHOLE = ("ok", "DIFFERS", "WRONG", "follows")
 """Words that colour all of their cell."""
 
 _MARKS = {GUILTY: "bold", INHERITED: "dim", NOTE: "dim"}

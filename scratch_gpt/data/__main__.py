@@ -24,6 +24,8 @@ from scratch_gpt.options import (
     add_command,
     argument,
     option,
+    require_path,
+    require_paths,
 )
 from scratch_gpt.progress import Progress, progress_bar
 
@@ -57,6 +59,7 @@ class DataOptions(QuietOption):
         "Text files, and folders of .txt and .md files. Default: the documentation strings of "
         "Python's standard library.",
         metavar="PATH",
+        exists=True,
     )
     output: Path = option(
         ..., "Folder to write: a new one, or one that holds these tokens.", metavar="FOLDER"
@@ -92,6 +95,13 @@ def prepare(options: DataOptions) -> int:
 
 
 def _prepare(options: DataOptions) -> ExitCode:
+    require_paths(options)
+    if options.merges is None:
+        require_path(
+            str(options.vocabulary),
+            where=f"--vocabulary {options.vocabulary}",
+            what="there is no such folder, and no --merges to train a vocabulary",
+        )
     with contextlib.redirect_stdout(sys.stderr), progress_bar(quiet=options.quiet) as progress:
         from scratch_gpt.data import preparation
 

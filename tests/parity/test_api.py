@@ -1,11 +1,14 @@
 """The public functions: models, names and ids in, a report out."""
 
 import copy
+import hashlib
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -115,13 +118,19 @@ def test_a_reference_is_given(right: GPT, reference: OpenAIGPTLMHeadModel) -> No
 def test_a_file_is_built_with_named_weights() -> None:
     report = failed(str(EXAMPLES / "broken_gpt.py"), weights="tiny", **FAST)
     assert (report.plan.compared, report.wrong[0].fault) == (173, "erf-gelu")
+    digest = hashlib.sha256((EXAMPLES / "broken_gpt.py").read_bytes()).hexdigest()[:16]
+    assert report.inputs["candidate"] == str(EXAMPLES / "broken_gpt.py")
+    assert report.inputs["candidate_file"] == f"sha256 {digest}"
 
 
 def test_a_class_and_a_model_get_named_weights(weights: Any) -> None:  # noqa: ANN401
     config = GPTConfig.from_huggingface(weights.config)
     model = GPT(config)
     before = model.tokens_embed.weight.clone()
-    assert assert_parity(GPT, **FAST).plan.compared == 173
+    report = assert_parity(GPT, **FAST)
+    assert report.plan.compared == 173
+    assert report.inputs["candidate"] == "scratch_gpt.model:GPT"
+    assert report.inputs["candidate_file"].startswith("model.py sha256 ")
     assert assert_parity(model, weights="tiny", **FAST).plan.compared == 173
     assert torch.equal(before, model.tokens_embed.weight)  # a copy got them
     assert failed(model, "tiny", **FAST).verdict is not Verdict.PASS
@@ -196,6 +205,7 @@ def test_wrong_use_fails_with_what_where_and_fix(
     assert report.verdict in (Verdict.ERROR, Verdict.INCONCLUSIVE)
     assert words in " ".join(str(report).split())
     assert all(reason.where and reason.fix for reason in report.reasons)
+    assert not re.search("--[a-z]", str(report))  # options of the command line
 
 
 VALUES = {
@@ -225,6 +235,26 @@ def test_a_setting_without_an_effect_is_an_error(check: str, name: str, right: G
 def test_another_reference_has_fewer_settings(name: str, right: GPT) -> None:
     report = failed(right, nn.Linear(2, 2), **{name: VALUES[name]})
     assert "with another reference than GPT-1's" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (
+            ("--map a.map, line 3", "give --map FILE"),
+            ("mapping a.map, line 3", "give mapping FILE"),
+        ),
+        (("--candidate a.py", "run it; --debug shows the traceback"), ("model a.py", "run it")),
+        (("--seq-len", "use --device cpu"), ("seq_len", "use --device cpu")),
+    ],
+)
+def test_an_error_has_the_names_of_parameters(
+    given: tuple[str, str], shown: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = UsageError("what", where=given[0], fix=given[1])
+    monkeypatch.setattr(api, "run_check", Mock(side_effect=error))
+    reason = failed(GPT).reasons[0]
+    assert (reason.where, reason.fix) == shown
 
 
 def test_every_setting_has_a_check() -> None:

@@ -84,7 +84,7 @@ def test_quiet_prints_nothing(tmp_path: Path) -> None:
         (["nonsense", "new"], 2, "names no weights"),
         (["tiny"], 2, "DESTINATION"),
         (["tiny", "new", "--to", "onnx"], 2, "onnx"),
-        (["./missing", "new"], 4, "nothing at that path"),
+        (["./missing", "new"], 2, "nothing at that path"),
         (["tiny", "source"], 2, "not empty"),
         (["tiny", "source", "--to", "openai", "--force"], 2, "beside the new ones"),
         (["tiny", "source/config.json"], 2, "there is a file of that name"),

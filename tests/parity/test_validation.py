@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
+import typer
 from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
+from typer.testing import CliRunner
 
-from parity import known_faults, options, validation
+from parity import check, convert, known_faults, options, validation
 from parity.check import VERBS
 from parity.checkpoints import names
 from parity.checkpoints.huggingface_files import READERS
@@ -21,6 +24,9 @@ from parity.core.taps import taps
 from parity.errors import UsageError
 from parity.faults.registry import Fault, faults_of
 from reference import surrogate
+from scratch_gpt import generate, train
+from scratch_gpt.data import __main__ as data
+from scratch_gpt.options import similar_paths
 
 pytestmark = pytest.mark.once
 
@@ -37,6 +43,9 @@ WRONG = {
     "a kind to explain": ("layerwise --explain gelu", "did you mean h.0.mlp.gelu?"),
     "taps": ("layerwise --taps h.*.mlp.gleu", "did you mean h.*.mlp.gelu?"),
     "taps without a block": ("layerwise --taps mlp.gelu", "did you mean h.*.mlp.gelu?"),
+    "a block alone": ("layerwise --taps h.3", "did you mean h.3.*?"),
+    "a block of gradients": ("gradients --taps h.13", "did you mean h.13.*?"),
+    "a block of quantities": ("training --taps h.3", "did you mean *.h.3.*?"),
     "a gradient": ("gradients --taps h.3.ln_1.wieght", "did you mean h.3.ln_1.weight?"),
     "a quantity": ("training --taps adamw.2.wieght.*", "did you mean adamw.2.weight.*?"),
     "a step": ("training --taps adamw.7.weight.*", "did you mean adamw.*.weight.*?"),
@@ -51,6 +60,9 @@ WRONG = {
     "a kernel": ("layerwise --kernel my_gtp.py:fast", "did you mean my_gpt.py?"),
     "a map": ("layerwise --candidate my_gpt.py --map my_map.text", "did you mean my_map.txt?"),
     "a reference": ("layerwise --candidate my_gpt.py --reference chekpoint", "checkpoint?"),
+    "activations": ("layerwise --activations my_map.text", "did you mean my_map.txt?"),
+    "a vocabulary": ("tokens --weights tiny --vocabulary chekpoint", "did you mean checkpoint?"),
+    "a corpus": ("tokens --weights tiny --corpus my_map.text", "did you mean my_map.txt?"),
     "a call": ("layerwise --candidate my_gpt.py --call model(ids", "model(ids, cache=None)[0]"),
 }
 
@@ -189,7 +201,63 @@ def test_a_folder_that_is_gone_ends_the_search(
     folder.mkdir()
     monkeypatch.chdir(folder)
     folder.rmdir()
-    assert names.similar_paths("model.pt") == []
+    assert similar_paths("model.pt") == []
+
+
+COMMANDS = {
+    **{verb: (check.app, entry.options) for verb, entry in VERBS.items()},
+    "convert": (convert.app, convert.ConvertOptions),
+    "generate": (generate.app, generate.GenerateOptions),
+    "train": (train.app, train.TrainOptions),
+    "data": (data.app, data.DataOptions),
+}
+READ = {
+    *("weights", "candidate", "kernel", "map", "reference", "activations", "vocabulary", "corpus"),
+    *("sources", "runs", "source", "prompt_file", "data", "tokens", "paths"),
+}
+"""Options and arguments that name a file or folder to read."""
+
+NEEDED = {
+    "convert source": ["new"],
+    "convert map": ["tiny", "new"],
+    "generate prompt_file": ["--weights", "."],
+    "generate vocabulary": ["--weights", "."],
+    "train": ["--output", "new"],
+    "data vocabulary": ["--output", "new"],
+    "data paths": ["--output", "new", "--vocabulary", "."],
+    "weights sources": ["tiny"],
+    "drift runs": ["."],
+}
+"""What a command line needs besides, by the command and the option."""
+
+
+def flags(command: str) -> dict[str, str]:
+    """Return the options of a command as they are typed, by field; of an argument its name."""
+    found = typer.main.get_command(COMMANDS[command][0])
+    return {p.name: p.opts[0] for p in getattr(found, "commands", {command: found})[command].params}
+
+
+def test_every_path_is_read_or_written() -> None:
+    for command, (_, kind) in COMMANDS.items():
+        paths = {name for name, hint in get_type_hints(kind).items() if "Path" in str(hint)}
+        assert paths <= READ | {"output", "save_activations", "destination"}, command
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(command, name) for command in COMMANDS for name in sorted(READ & {*flags(command)})],
+)
+def test_a_missing_file_is_a_usage_error(
+    command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flag = flags(command)[name]
+    words = [*([command] if command in VERBS else []), *([flag] if flag != name else [])]
+    needed = NEEDED.get(f"{command} {name}", NEEDED.get(command, []))
+    ran = CliRunner().invoke(COMMANDS[command][0], [*words, "./gone.py", *needed])
+    what, where, _ = ran.stderr.splitlines()
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert (flag in where or flag == name, "gone.py" in what + where) == (True, True)
 
 
 @pytest.mark.parametrize("text", ["model(", "x = 1", "", "\0", "(" * 500])

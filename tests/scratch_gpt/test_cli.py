@@ -1,5 +1,6 @@
 """Every command line: help onto a closed or full output, errors, exit codes, devices."""
 
+import io
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from scratch_gpt.cli import (
     handling,
     interruptible,
     parse_device,
+    print_error,
     print_stderr,
     print_stdout,
     run_reporting_errors,
@@ -184,6 +186,24 @@ def test_an_interrupt_gives_the_command_and_the_way_on(capsys: Captured) -> None
 def test_a_closed_pipe_prints_nothing(capsys: Captured) -> None:
     code = run_reporting_errors(lambda: raising(BrokenPipeError()), name="a command", debug=True)
     assert (code, capsys.readouterr().err) == (ExitCode.CLOSED_PIPE, "")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 300])
+def test_an_error_is_wrapped_on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words stay whole, so that a path can be copied; elsewhere it has three lines."""
+    what, path, fix = "this is wrong " * 20, "/some-where" * 30, "name a-file.txt " * 20
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    print_error(what, path, fix)
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    print_error(what, path, fix)
+    first, where, last, *lines = stream.getvalue().splitlines()
+    assert [first[:7], where, last[:9]] == ["error: ", f"  where  {path}", "  fix    "]
+    assert f"  where  {path}" in lines
+    widths = [len(line) for line in lines if path not in line]
+    assert min(columns, 100) - 20 < max(widths) <= min(columns, 100)
+    assert " ".join(" ".join(lines).split()) == " ".join(f"{first} {where} {last}".split())
 
 
 def test_a_missing_standard_error_keeps_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -700,7 +700,7 @@ def _cell(rows: Sequence[Row]) -> str:
         error = worst[0].error_ours
         if error is None:
             return f"{'NONFINITE' if worst[0].status is Status.NONFINITE else 'ERROR'}"
-        return f"DIFFERS {error:,.0f}" if worst[0].mode is Mode.EXACT else f"DIFFERS {error:.2g}"
+        return f"WRONG {error:,.0f}" if worst[0].mode is Mode.EXACT else f"WRONG {error:.2g}"
     numbers = [row for row in rows if row.mode is not Mode.EXACT]
     if not numbers:
         return "ok" if rows else ""

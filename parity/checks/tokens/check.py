@@ -423,7 +423,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _mismatches(row: Row) -> list[str]:
-    return [f"{row.error_ours or 0:,.0f}", "ok" if row.status is Status.PASS else "DIFFERS"]
+    return [f"{row.error_ours or 0:,.0f}", "ok" if row.status is Status.PASS else "WRONG"]
 
 
 def _facts(identity: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ import dataclasses
 import fnmatch
 import gc
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -368,18 +368,25 @@ def section(rows: Sequence[Row]) -> Section:
     """Return the table: a line for each quantity of each variant, in the order of a step."""
     modes = [mode for mode in _NUMBERS if any(row.mode is mode for row in rows)]
     groups: dict[tuple[str, str, str], list[Row]] = {}
+    first: dict[tuple[str, str], Row] = {}  # a run's later failures may come from its first one
     for row in rows:
         place = parse_quantity(row.tap)
         groups.setdefault((place.variant, place.quantity, row.backend), []).append(row)
+        if row.status is not Status.PASS:
+            first.setdefault((place.variant, row.backend), row)
+    causes = {id(row) for row in first.values()}
     lines = [
-        [*group, str(len(of)), *(_worst(of, mode) for mode in modes), _mark(of)]
+        [*group, str(len(of)), *(_worst(of, mode) for mode in modes), _mark(of, causes)]
         for group, of in groups.items()
     ]
+    notes = [f"{mode}: {_UNITS[mode]}" for mode in modes]
+    if any(line[-1].startswith(FOLLOWS) for line in lines):
+        notes.append(f"{FOLLOWS}: its inputs were wrong already")
     return Section(
         columns=("variant", "quantity", "backend", "rows", *modes, ""),
         rows=lines,
         right=range(3, 4 + len(modes)),
-        note="; ".join(f"{mode}: {_UNITS[mode]}" for mode in modes),
+        note="; ".join(notes),
     )
 
 
@@ -396,6 +403,17 @@ def _worst(rows: Sequence[Row], mode: Mode) -> str:
     return _NUMBERS[mode].format(max(row.required_tolerance or 0.0 for row in of_mode))
 
 
-def _mark(rows: Sequence[Row]) -> str:
-    steps = [parse_quantity(row.tap).step for row in rows if row.status is not Status.PASS]
-    return f"DIFFERS from step {min(steps)}" if steps else "ok"
+FOLLOWS = "follows"
+
+
+def _mark(rows: Sequence[Row], causes: Collection[int]) -> str:
+    failing = [row for row in rows if row.status is not Status.PASS]
+    if not failing:
+        return "ok"
+    places = [parse_quantity(row.tap) for row in failing]
+    is_cause = places[0].quantity in _ALONE or any(id(row) in causes for row in failing)
+    return f"{'WRONG' if is_cause else FOLLOWS} from step {min(place.step for place in places)}"
+
+
+_ALONE = ("ids", "seeds", "dropout", "dtype", "rate")
+"""Quantities that are computed from no other one."""

@@ -392,8 +392,8 @@ def test_a_path_without_a_file_is_rejected(check: Check, tmp_path: Path) -> None
     (tmp_path / "folder.npz").mkdir()
     (tmp_path / "a.txt").write_text("no arrays")
     for name, code, what in (
-        ("no.npz", 4, "there is no such file"),
-        ("folder.npz", 4, "there is no such file"),
+        ("no.npz", 2, "there is no such file"),
+        ("folder.npz", 4, "it is no file"),
         ("a.txt", 2, "end in .safetensors or .npz"),
     ):
         result = check(*JUDGE, str(tmp_path / name))

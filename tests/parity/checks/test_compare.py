@@ -347,7 +347,7 @@ def test_broken_weights_are_rejected(
 
 USAGE = {
     "no candidate": ([], ["--reference", "{folder}"], "there is none"),
-    "no file": (["--candidate"], ["--reference", "nowhere"], "there is no config"),
+    "no file": (["--candidate"], ["--reference", "nowhere"], "no such file or folder"),
     "weights of GPT-1": (
         ["--candidate"],
         ["--reference", "{folder}", "--weights", "tiny"],

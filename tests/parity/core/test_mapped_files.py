@@ -15,7 +15,7 @@ from parity import layerwise
 from parity.checkpoints.load import load_weights
 from parity.convert import app
 from parity.core import inputs
-from parity.core.candidates import build_candidate
+from parity.core.candidates import build_candidate, loading_notes
 from parity.core.runners import build_huggingface
 from reference import compat
 
@@ -288,6 +288,28 @@ def test_ignored_tensors_are_noted(here: Path, state: dict[str, Tensor]) -> None
     assert "note      ignored, as the map requests: 'value_head.weight'" in done.stdout
 
 
+def test_names_that_fit_nothing_are_noted(here: Path) -> None:
+    more = "lm_haed.weight = tokens_embed.weight\nblocks.{i}.attn.bais = mask\n"
+    (here / "more.map").write_text(MAP + more, encoding="utf-8")
+    done = convert("nanogpt.safetensors", "ours", "--map", "more.map")
+    misfits = "in the map, and not in the file: 'lm_haed.weight', 'blocks.{i}.attn.bais'"
+    assert (done.exit_code, misfits in done.stdout) == (0, True)
+    strict = convert("nanogpt.safetensors", "strict", "--map", "more.map", "--strict")
+    assert (strict.exit_code, misfits in strict.stderr) == (4, True)
+    exact = convert("nanogpt.safetensors", "exact", "--map", "nanogpt.map", "--strict")
+    assert exact.exit_code == 0
+
+
+def test_names_that_no_candidate_has_are_noted(here: Path) -> None:
+    assert convert("nanogpt.safetensors", "ours", "--map", "nanogpt.map").exit_code == 0
+    (here / "more.map").write_text(f"{MAP}blocks.{{i}}.attn.bais = mask\n", encoding="utf-8")
+    weights, example = load_weights("./ours"), str(EXAMPLES / "nanogpt.py")
+    misfits = "in the map, and not in the model: 'blocks.{i}.attn.bais'"
+    assert loading_notes(build_candidate(example, weights, here / "more.map"))[1] == misfits
+    notes = loading_notes(build_candidate(example, weights, here / "nanogpt.map"))
+    assert not [note for note in notes if "in the map" in note]
+
+
 def test_the_option_gives_the_heads(here: Path) -> None:
     (here / "no.map").write_text(MAP.replace("n_head = 12", ""), encoding="utf-8")
     arguments = ("nanogpt.safetensors", "ours", "--map", "no.map", "--n-head", "6")
@@ -303,8 +325,8 @@ def test_the_option_gives_the_heads(here: Path) -> None:
         (["tiny", "new", "--map", "nanogpt.map", "--to", "mapped", "--n-head", "3"], 2, "n-head"),
         (["tiny", "new", "--map", "nanogpt.map"], 2, "one file of tensors"),
         (["nanogpt.map", "new", "--map", "nanogpt.map"], 2, "one file of tensors"),
-        (["none.safetensors", "new", "--map", "nanogpt.map"], 4, "none.safetensors"),
-        (["nanogpt.safetensors", "new", "--map", "none.map"], 5, "none.map"),
+        (["none.safetensors", "new", "--map", "nanogpt.map"], 2, "none.safetensors"),
+        (["nanogpt.safetensors", "new", "--map", "none.map"], 2, "none.map"),
         (["nanogpt.safetensors", ".", "--map", "nanogpt.map", "--force"], 2, "beside the new ones"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),

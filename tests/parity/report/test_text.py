@@ -12,7 +12,16 @@ from rich.console import Console
 
 from parity import verbs
 from parity.core.metrics import Status
-from parity.core.results import Mode, Plan, Reason, Report, Row, Section, finish
+from parity.core.results import (
+    Mode,
+    Plan,
+    Reason,
+    Report,
+    Row,
+    Section,
+    WrongOperation,
+    finish,
+)
 from parity.errors import ExitCode
 from parity.options import WeightsOptions
 from parity.report.json import render as render_json
@@ -191,7 +200,12 @@ def test_the_next_step_is_a_command(report: Report) -> None:
         "--weights tiny",
     )
     step = "layerwise --weights tiny --explain h.3.mlp.gelu"
-    assert step in " ".join(str(plain).split())
+    assert f"{step} FAIL" in " ".join(str(plain).split())
+    where = {"code": "", "fault": "", "diagnosis": "", "fix": ""}
+    taps = {"h.3.mlp.gelu, and in blocks 4": "blocks.3.act, my.py:7, gelu", "h.5.mlp": "blocks.5"}
+    wrong = [WrongOperation(tap=tap, place=place, **where) for tap, place in taps.items()]
+    text = " ".join(str(dataclasses.replace(plain, wrong=wrong)).split())
+    assert f"{step} h.3.mlp.gelu is made in blocks.3.act, my.py:7, gelu FAIL" in text
     for other in (
         dataclasses.replace(plain, command=""),
         dataclasses.replace(plain, explanation=report.explanation),

@@ -227,6 +227,18 @@ def test_the_longest_token_wins() -> None:
 # Decoding.
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_decoding_keeps_the_spelling_of_the_file(
+    normalized: bool,  # noqa: FBT001 - a table's column
+    folder: Path,
+) -> None:
+    """As tokenizers 0.22.2; 0.23.3 gives the normalized text, which docs/tokenizer.md has."""
+    write(folder, listed({"content": "[Päd X]", "normalized": normalized}))
+    found = Tokenizer.from_pretrained(folder)
+    ids = found.encode("[Päd X]")
+    assert (ids, found.tokens(ids), found.decode(ids)) == ([6], ["[Päd X]"], "[Päd X]")
+
+
 def test_a_text_that_is_too_large_is_rejected_before_it_is_made(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -398,8 +398,8 @@ without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a 
         (["--dropout", "1.5"], 2, "dropout must be a number in [0, 1), got 1.5"),
         (["--dropout", "much"], 2, "Invalid value for '--dropout'"),
         (["--n-positions", "100000"], 2, "a window takes 100000"),
-        (["--vocabulary", "nowhere"], 4, "nowhere"),
-        (["--data", "nowhere.txt"], 4, "nowhere.txt"),
+        (["--vocabulary", "nowhere"], 2, "nowhere"),
+        (["--data", "nowhere.txt"], 2, "nowhere.txt"),
         pytest.param(["--device", "cuda"], 5, "there is no CUDA device", marks=without_cuda),
     ],
 )

@@ -202,6 +202,7 @@ def test_no_control_character_is_echoed(small: list[str], check: Check) -> None:
     result = check(*small, "--text", "\x1b[31mÉ\x9b0m", "--inject-fault", "accents-kept")
     assert result.exit_code == 1
     assert all(c.isprintable() or c == "\n" for c in result.stdout)
+    assert "1  WRONG\n" in result.stdout
     assert "'\\x1b[31m\\xc9\\x9b0m'" in result.stdout
 
 
@@ -212,7 +213,7 @@ EXIT_CODES = {
     "half a character": (["--text", "a\udcffb"], 2, "character 1"),
     "a text and a corpus": (["--text", "the", "--corpus", "."], 2, "--text with --corpus"),
     "unknown alone": (["--text", "生活"], 3, "no token that is known"),
-    "no such corpus": (["--corpus", "no_such_file.txt"], 4, "no_such_file.txt"),
+    "no such corpus": (["--corpus", "no_such_file.txt"], 2, "no_such_file.txt"),
     "no vocabulary there": (["--vocabulary", "."], 4, "vocab.json"),
 }
 

@@ -13,7 +13,7 @@ from transformers import OpenAIGPTLMHeadModel
 from parity.checkpoints.load import load_weights
 from parity.checks.gradients.faults import inject as inject_backward
 from parity.checks.gradients.taps import parameter_names
-from parity.checks.training.check import training
+from parity.checks.training.check import section, training
 from parity.checks.training.faults import TRAINING_FAULTS, injected
 from parity.checks.training.runners import Recipe, ReferenceRun, batches, tied
 from parity.checks.training.small_runs import randomize, small_huggingface
@@ -506,6 +506,33 @@ TINY = ("training", "--weights", "tiny", "--backend", "plain", "--dtype", "float
 SHORT = (*TINY, "--steps", "2", "--seq-len", "3", "--taps", "[oa][pd][ea]*")
 
 
+def test_the_first_failure_of_a_run_is_wrong_and_what_is_computed_from_it_follows() -> None:
+    marks = {
+        "openai.1.loss": "ok",
+        "openai.1.gradient.h.0.ln_1.weight": "WRONG from step 1",
+        "openai.1.rate": "WRONG from step 1",
+        "openai.2.weight.h.0.ln_1.weight": "follows from step 2",
+        "adamw.2.weight.h.0.ln_1.weight": "WRONG from step 2",
+    }
+    rows = [
+        Row(
+            tap=name,
+            backend="plain",
+            dtype="float64",
+            mode=Mode.FLOAT64,
+            against="huggingface",
+            status=Status.PASS if mark == "ok" else Status.FAIL,
+            bound=1e-9,
+            required_tolerance=0.3,
+        )
+        for name, mark in marks.items()
+    ]
+    table = section(rows)
+    assert [row[-1] for row in table.rows] == list(marks.values())
+    assert table.note.endswith("follows: its inputs were wrong already")
+    assert "follows" not in section(rows[:2]).note
+
+
 def test_a_fault_is_named_in_text_and_json(
     check: Check, strictly: Callable[[str], Any], tmp_path: Path
 ) -> None:
@@ -517,7 +544,7 @@ def test_a_fault_is_named_in_text_and_json(
     assert found["first_divergence"]["tap"] == "openai.2.weight.h.11.ln_2.weight"
     assert found["plan"]["per_backend"] == {"plain": [1194, 1194]}
     assert found["inputs"]["inject_fault"] == "decay-on-vectors"
-    assert "DIFFERS from step 2" in text
+    assert "openai weight plain 292 1.9e-06 WRONG from step 2" in text
     assert "biases and gains alone: weight decay on them" in text
     assert "FAIL compared 1194 of 1194 quantities on plain; first divergence" in text
 
