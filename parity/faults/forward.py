@@ -333,15 +333,14 @@ def _gelu_in(dtype: torch.dtype) -> Operation:
 
 
 @TensorFault.register(
-    "weight-off",
-    "one weight of c_fc off by 1e-4",
     right="weights are those of the checkpoint, to the bit",
     fix="load the weights again",
     look_for="a wrong element",
     family="mlp",
     at="h.{i}.mlp.c_fc",
 )
-def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
+def weight_off(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
+    """One weight of c_fc off by 1e-4."""
     name = f"h.{block}.mlp.c_fc.weight"
     weight = parameters[name].clone()
     weight[1, 2] += 1e-4
@@ -439,54 +438,50 @@ family(
 
 
 @TensorFault.register(
-    "blocks-reversed",
-    "blocks in reverse order",
     right="block 0 is the first",
     fix="for block in self.h: x = block(x)",
     look_for="blocks in another order",
     family="blocks",
     at="h.0.attn.query",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def blocks_reversed(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """Blocks in reverse order."""
     return _blocks(parameters, lambda order: order[::-1])
 
 
 @TensorFault.register(
-    "blocks-swapped",
-    "blocks 0 and 1 swapped",
     right="block 0 is the first",
     fix="load the tensors h.0.* into block 0",
     look_for="blocks in another order",
     family="blocks",
     at="h.0.attn.query",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def blocks_swapped(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """Blocks 0 and 1 swapped."""
     return _blocks(parameters, lambda order: [1, 0, *order[2:]])
 
 
 @TensorFault.register(
-    "block-shared",
-    "one block in place of all",
     right="each block has weights of its own",
     fix="nn.ModuleList([Block() for _ in range(n_layer)])",
     look_for="blocks in another order",
     family="blocks",
     at="h.1.attn.query",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def block_shared(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """One block in place of all."""
     return _blocks(parameters, lambda order: [0] * len(order))
 
 
 @TensorFault.register(
-    "string-order",
-    "blocks sorted as strings: 0 1 10 11 2",
     right="their order is that of the numbers",
     fix='sorted(names, key=lambda name: int(name.split(".")[1]))',
     look_for="blocks sorted as strings",
     family="blocks",
     at="h.2.attn.query",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def string_order(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """Blocks sorted as strings: 0 1 10 11 2."""
     return _blocks(parameters, lambda order: sorted(order, key=str))
 
 
@@ -520,8 +515,6 @@ family(
 
 
 @TensorFault.register(
-    "untied-head",
-    "a head that is not the embedding",
     right="GPT-1 multiplies by the token table",
     fix="lm_head.weight = tokens_embed.weight",
     look_for="not tokens_embed.weight transposed",
@@ -529,7 +522,8 @@ family(
     at="logits",
     reads={"embeddings.tokens": lambda op: op.parameter("tokens_embed.table")[op.token_ids]},
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def untied_head(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """A head that is not the embedding."""
     table = parameters["tokens_embed.weight"]
     return {"tokens_embed.weight": table.flip(0), "tokens_embed.table": table}
 

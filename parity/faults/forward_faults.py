@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from parity.core.taps import BLOCK_KINDS, never_formed_kinds
 from parity.faults.registry import Fault
 from parity.operations import (
     OPERATIONS,
@@ -55,14 +54,6 @@ class ForwardFault(Fault):
         """Return the wrong parameters by name, given the right ones."""
         return {}
 
-    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
-        """Return the first tap that differs: where a tensor is not formed, the next one."""
-        tap = super().first_seen(block, backend, **names)
-        kinds = [kind.name for kind in BLOCK_KINDS]
-        while (kind := tap.split(".", 2)[-1]) in never_formed_kinds(backend):
-            tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]
-        return tap
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorFault(ForwardFault):
@@ -89,12 +80,7 @@ Faults = Mapping[str, tuple[str, Operation | Mapping[str, Operation]]]
 
 
 def family(
-    at: str,
-    right: str,
-    fix: str,
-    faults: Faults,
-    look_for: str | Sequence[str],
-    **shared: str,
+    at: str, right: str, fix: str, faults: Faults, look_for: str | Sequence[str], **shared: str
 ) -> None:
     """Register faults that share the first tap that differs, what is right, and the fix.
 
@@ -187,14 +173,13 @@ def bare_norm(x: Tensor) -> Tensor:
 
 
 @TensorFault.register(
-    "tables-exchanged",
-    "the joined table read as positions and then tokens",
     right="its first rows are those of the tokens",
     fix="tokens, positions = table[:vocab_size], table[vocab_size:]",
     at="embeddings.tokens",
     look_for="reordered",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def tables_exchanged(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """The joined table read as positions and then tokens."""
     tokens, positions = "tokens_embed.weight", "positions_embed.weight"
     joined = torch.cat((parameters[tokens], parameters[positions]))
     first = len(parameters[positions])
