@@ -58,11 +58,13 @@ class Fault:
         what: str = "",
         *,
         at: str,
+        by: Callable[[Any], object] = lambda code: code,
         **details: Any,  # noqa: ANN401 - other fields of the kind
     ) -> Callable[[Code], Code]:
         """Return a decorator that registers its function or class as the code of a fault.
 
-        By default the name and the docstring of the function are those of the fault.
+        By default the name and the docstring of the function are those of the fault. `by` returns
+        the code, given the function.
         """
 
         def add(code: Code) -> Code:
@@ -72,7 +74,7 @@ class Fault:
                 message = f"two faults are called {called}"
                 raise ValueError(message)
             mistake = what or _phrase(function.__doc__)
-            _FAULTS[called] = cls(name=called, what=mistake, at=at, code=code, **details)
+            _FAULTS[called] = cls(name=called, what=mistake, at=at, code=by(code), **details)
             return code
 
         return add

@@ -6,7 +6,6 @@ Generators really have them.
 import contextlib
 import copy
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -333,7 +332,6 @@ def end_of_id_0_ignored(
 def at_the_end(append: Callable[[Any, Tensor], Tensor]) -> Function:
     """Return a fault: `append(texts, tokens)` marks finished texts and returns their tokens."""
 
-    @functools.wraps(append)
     def appended(right: Function, texts: _Texts, tokens: Tensor, position: int) -> Any:
         end_id = texts.end_id
         if end_id is not None:
@@ -346,16 +344,14 @@ def at_the_end(append: Callable[[Any, Tensor], Tensor]) -> Function:
     return appended
 
 
-@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"))
-@at_the_end
+@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
 def end_not_filled(texts: Any, tokens: Tensor) -> Tensor:
     """A text goes on after its end token."""
     texts.finished |= tokens == texts.end_id
     return tokens
 
 
-@GenerationFault.register(at="batch.ends_last.ids", replaces=(_Texts, "append"))
-@at_the_end
+@GenerationFault.register(at="batch.ends_last.ids", replaces=(_Texts, "append"), by=at_the_end)
 def end_filled_with_0(texts: Any, tokens: Tensor) -> Tensor:
     """A text is filled with id 0 after its end token."""
     tokens = tokens.masked_fill(texts.finished, 0)
@@ -363,8 +359,7 @@ def end_filled_with_0(texts: Any, tokens: Tensor) -> Tensor:
     return tokens
 
 
-@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"))
-@at_the_end
+@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
 def end_of_one_ends_all(texts: Any, tokens: Tensor) -> Tensor:
     """The first end token ends every text."""
     tokens = tokens.masked_fill(texts.finished, texts.end_id)
@@ -372,8 +367,7 @@ def end_of_one_ends_all(texts: Any, tokens: Tensor) -> Tensor:
     return tokens
 
 
-@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"))
-@at_the_end
+@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
 def runs_on_after_all_ends(texts: Any, tokens: Tensor) -> Tensor:
     """Tokens are added though every text has ended."""
     ended = getattr(texts, "ended", texts.finished)

@@ -1,6 +1,6 @@
 """Faults of a tokenizer, each a subclass of the right one with one thing wrong."""
 
-# ruff: noqa: D101, D102, PLR2004, SLF001 - each is described where it is registered,
+# ruff: noqa: ANN401, D101, D102, PLR2004, SLF001 - each is described where it is registered,
 # and is put where the product has its code.
 
 import dataclasses
@@ -70,17 +70,25 @@ class Rewritten:
         return self._rewrite(self._right.located(text), base)
 
 
-def splitting(change: Callable[[Pretokenizer], Pretokenizer]) -> type[Tokenizer]:
-    """Return a fault: a tokenizer with another pretokenizer, given the right one."""
+def changed(change: Callable[[Any], None]) -> type[Tokenizer]:
+    """Return a fault: a tokenizer whose attributes are changed when it is built."""
 
     class Faulty(Tokenizer):
         def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
             super().__init__(vocabulary, pretokenizer=pretokenizer)
-            split = change(self._split)
-            self._as_given, self._normalized = self._finders(keeps_unknown=split.keeps_unknown)
-            self._split = split
+            change(self)
 
     return Faulty
+
+
+def splitting(other: Callable[[Pretokenizer], Pretokenizer]) -> type[Tokenizer]:
+    """Return a fault: a tokenizer with another pretokenizer, given the right one."""
+
+    def change(own: Any) -> None:
+        own._split = split = other(own._split)
+        own._as_given, own._normalized = own._finders(keeps_unknown=split.keeps_unknown)
+
+    return changed(change)
 
 
 def rewritten(rewrite: Rewrite, *, keeps_unknown: bool | None = None) -> type[Tokenizer]:
@@ -88,30 +96,19 @@ def rewritten(rewrite: Rewrite, *, keeps_unknown: bool | None = None) -> type[To
     return splitting(lambda right: Rewritten(right, rewrite, keeps_unknown=keeps_unknown))
 
 
-def respelled(changed: Callable[[str, str], str]) -> type[Tokenizer]:
-    """Return a fault: each letter becomes `changed(letter, source)`, `source` being the text's."""
+def respelled(other: Callable[[str, str], str]) -> type[Tokenizer]:
+    """Return a fault: each letter becomes `other(letter, source)`, `source` being the text's."""
 
-    def rewrite(words: list[Word], base: str) -> list[Word]:
-        return [
-            Word(
-                "".join(changed(c, base[start]) for c, start in zip(w.text, w.starts, strict=True)),
-                w.starts,
-                w.ends,
-            )
-            for w in words
-        ]
+    def respell(word: Word, base: str) -> Word:
+        spelled = (other(c, base[at]) for c, at in zip(word.text, word.starts, strict=True))
+        return Word("".join(spelled), word.starts, word.ends)
 
-    return rewritten(rewrite)
+    return rewritten(lambda words, base: [respell(word, base) for word in words])
 
 
-@TokenizerFault.register(
-    "cleaning-skipped",
-    "zero-width and control characters stay in words",
-    at="cleaning",
-    of=HUGGINGFACE,
-)
-@rewritten
-def _(words: list[Word], base: str) -> list[Word]:
+@TokenizerFault.register(at="cleaning", of=HUGGINGFACE, by=rewritten)
+def cleaning_skipped(words: list[Word], base: str) -> list[Word]:
+    """Zero-width and control characters stay in words."""
     return [_filled(word, base) for word in words]
 
 
@@ -130,11 +127,9 @@ def joined_at(kind: str) -> type[Tokenizer]:
     def rewrite(words: list[Word], _base: str) -> list[Word]:
         made: list[Word] = []
         for word in words:
-            if made and _touch(made[-1], word, kind):
-                one = made[-1]
-                made[-1] = Word(
-                    one.text + word.text, one.starts + word.starts, one.ends + word.ends
-                )
+            if made and _touch(one := made[-1], word, kind):
+                places = one.starts + word.starts, one.ends + word.ends
+                made[-1] = Word(one.text + word.text, *places)
             else:
                 made.append(word)
         return made
@@ -163,38 +158,31 @@ TokenizerFault.register(
 )(joined_at("punctuation"))
 
 
-@TokenizerFault.register("accents-kept", "letters keep their accents", at="accents", of=HUGGINGFACE)
-@respelled
-def _(letter: str, source: str) -> str:
+@TokenizerFault.register(at="accents", of=HUGGINGFACE, by=respelled)
+def accents_kept(letter: str, source: str) -> str:
+    """Letters keep their accents."""
     lower = source.lower()
     return lower if len(lower) == 1 and unicodedata.decomposition(lower)[:4] else letter
 
 
-@TokenizerFault.register("case-kept", "letters keep their case", at="lower case")
-@respelled
-def _(letter: str, source: str) -> str:
+@TokenizerFault.register(at="lower case", by=respelled)
+def case_kept(letter: str, source: str) -> str:
+    """Letters keep their case."""
     return source if source != letter and source.lower() == letter else letter
 
 
-@TokenizerFault.register(
-    "places-in-bytes", "places are counted in bytes of UTF-8", at="places", of=HUGGINGFACE
-)
-@rewritten
-def _(words: list[Word], base: str) -> list[Word]:
+@TokenizerFault.register(at="places", of=HUGGINGFACE, by=rewritten)
+def places_in_bytes(words: list[Word], base: str) -> list[Word]:
+    """Places are counted in bytes of UTF-8."""
     before = [0]
     for character in base:
         before.append(before[-1] + len(character.encode()))
     return [Word(w.text, [before[s] for s in w.starts], [before[e] for e in w.ends]) for w in words]
 
 
-@TokenizerFault.register(
-    "no-break-space-kept",
-    "a no-break space stays in its word",
-    at="white space",
-    of=HUGGINGFACE,
-)
-@rewritten
-def _(words: list[Word], base: str) -> list[Word]:
+@TokenizerFault.register(at="white space", of=HUGGINGFACE, by=rewritten)
+def no_break_space_kept(words: list[Word], base: str) -> list[Word]:
+    """A no-break space stays in its word."""
     made = words[:1]
     for word in words[1:]:
         one, start, end = made[-1], made[-1].ends[-1], word.starts[0]
@@ -206,9 +194,9 @@ def _(words: list[Word], base: str) -> list[Word]:
     return made
 
 
-@TokenizerFault.register("newline-dropped", "newlines are spaces", at="newlines", of=ORIGINAL)
-@rewritten
-def _(words: list[Word], _base: str) -> list[Word]:
+@TokenizerFault.register(at="newlines", of=ORIGINAL, by=rewritten)
+def newline_dropped(words: list[Word], _base: str) -> list[Word]:
+    """Newlines are spaces."""
     return [word for word in words if word.text != "\n"]
 
 
@@ -253,48 +241,34 @@ TokenizerFault.register(
 def merging(build: Callable[[Vocabulary], Merged]) -> type[Tokenizer]:
     """Return a fault: a tokenizer that merges in another way, given the vocabulary."""
 
-    class Faulty(Tokenizer):
-        def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
-            super().__init__(vocabulary, pretokenizer=pretokenizer)
-            self._pieces._pairs = SimpleNamespace(merged=build(vocabulary))  # type: ignore[assignment]
+    def change(own: Any) -> None:
+        own._pieces._pairs = SimpleNamespace(merged=build(own.vocabulary))
 
-    return Faulty
+    return changed(change)
 
 
 def _right(vocabulary: Vocabulary) -> BytePairs:
     return BytePairs(vocabulary.ids, vocabulary.merges, unknown=vocabulary.ids[UNKNOWN])
 
 
-@TokenizerFault.register(
-    "header-counted",
-    "the merges' header counts as a merge, and products have the id after theirs",
-    at="ids",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@TokenizerFault.register(at="ids", by=merging)
+def header_counted(vocabulary: Vocabulary) -> Merged:
+    """The merges' header counts as a merge, and products have the id after theirs."""
     products = {one + two for one, two in vocabulary.merges}
     size = len(vocabulary.tokens)
     ids = {token: (n + (token in products)) % size for token, n in vocabulary.ids.items()}
     return BytePairs(ids, vocabulary.merges, unknown=ids[UNKNOWN]).merged
 
 
-@TokenizerFault.register(
-    "last-merge-dropped",
-    "the last merge is not read",
-    at="merges",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@TokenizerFault.register(at="merges", by=merging)
+def last_merge_dropped(vocabulary: Vocabulary) -> Merged:
+    """The last merge is not read."""
     return BytePairs(vocabulary.ids, vocabulary.merges[:-1], unknown=vocabulary.ids[UNKNOWN]).merged
 
 
-@TokenizerFault.register(
-    "leftmost-first",
-    "merges go from left to right and not by rank",
-    at="merges",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@TokenizerFault.register(at="merges", by=merging)
+def leftmost_first(vocabulary: Vocabulary) -> Merged:
+    """Merges go from left to right and not by rank."""
     pairs = set(vocabulary.merges)
 
     def merged(word: str) -> list[int]:
@@ -308,13 +282,9 @@ def _(vocabulary: Vocabulary) -> Merged:
     return merged
 
 
-@TokenizerFault.register(
-    "no-end-of-word",
-    "the last letter of a word has no </w>",
-    at="end of word",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@TokenizerFault.register(at="end of word", by=merging)
+def no_end_of_word(vocabulary: Vocabulary) -> Merged:
+    """The last letter of a word has no </w>."""
     right = _right(vocabulary)
 
     return lambda word: right.merged(f"{word}\uffff")[:-1]
@@ -345,17 +315,13 @@ TokenizerFault.register(
 )(unknown_where(lambda at, ids, unknown: ids[at] != unknown))
 
 TokenizerFault.register(
-    "unknown-fused",
-    "unknown characters beside each other have one id",
-    at="unknown characters",
+    "unknown-fused", "unknown characters beside each other have one id", at="unknown characters"
 )(unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]))
 
 
-@TokenizerFault.register(
-    "ids-in-16-bits", "the ids of a word are kept in a signed type of 16 bits", at="ids"
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@TokenizerFault.register(at="ids", by=merging)
+def ids_in_16_bits(vocabulary: Vocabulary) -> Merged:
+    """The ids of a word are kept in a signed type of 16 bits."""
     right = _right(vocabulary)
     return lambda word: np.array(right.merged(word)).astype(np.int16).tolist()
 
@@ -363,11 +329,9 @@ def _(vocabulary: Vocabulary) -> Merged:
 # Long words.
 
 
-@TokenizerFault.register(
-    "long-cut", "a word is cut after each 64 characters, wherever that is", at="long words"
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@TokenizerFault.register(at="long words", by=merging)
+def long_cut(vocabulary: Vocabulary) -> Merged:
+    """A word is cut after each 64 characters, wherever that is."""
     right = _right(vocabulary)
 
     def merged(word: str) -> list[int]:
@@ -380,24 +344,18 @@ def _(vocabulary: Vocabulary) -> Merged:
     return merged
 
 
-@TokenizerFault.register(
-    "long-cut-before-end",
-    "long words are cut between characters that are neighbors only in tokens that end a word",
-    at="long words",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@TokenizerFault.register(at="long words", by=merging)
+def long_cut_before_end(vocabulary: Vocabulary) -> Merged:
+    """Long words are cut between characters that are neighbors only in tokens that end a word."""
     right = _right(vocabulary)
     inner = (token for token in vocabulary.tokens if not token.endswith(END))
     right.__dict__["_neighbors"] = {t[at : at + 2] for t in inner for at in range(len(t) - 1)}
     return right.merged
 
 
-@TokenizerFault.register(
-    "long-unknown", "a word of more than 100 characters is the unknown token", at="long words"
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@TokenizerFault.register(at="long words", by=merging)
+def long_unknown(vocabulary: Vocabulary) -> Merged:
+    """A word of more than 100 characters is the unknown token."""
     right = _right(vocabulary)
     return lambda word: right.merged(word) if len(word) <= 100 else [vocabulary.ids[UNKNOWN]]
 
@@ -419,26 +377,26 @@ def cached_by(key: Callable[[str], str]) -> type[Tokenizer]:
 
 def caching(kind: type[product._Pieces]) -> type[Tokenizer]:
     """Return a fault: a tokenizer with another cache."""
-
-    class Faulty(Tokenizer):
-        def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
-            super().__init__(vocabulary, pretokenizer=pretokenizer)
-            self._pieces = kind(self._pieces._pairs)
-
-    return Faulty
+    return changed(lambda own: setattr(own, "_pieces", kind(own._pieces._pairs)))
 
 
-TokenizerFault.register(
-    "cache-by-beginning", "the cache holds words by their first 16 letters", at="word cache"
-)(cached_by(lambda word: word[:16]))
-
-TokenizerFault.register(
-    "cache-by-letters", "the cache holds words by their letters in any order", at="word cache"
-)(cached_by(lambda word: "".join(sorted(word))))
-
-TokenizerFault.register(
-    "cache-by-hash", "the cache holds words by a hash of 16 bits", at="word cache"
-)(cached_by(lambda word: f"{zlib.crc32(word.encode()) & 0xFFFF}"))
+TokenizerFault.register_all(
+    {
+        "cache-by-beginning": (
+            "the cache holds words by their first 16 letters",
+            cached_by(lambda word: word[:16]),
+        ),
+        "cache-by-letters": (
+            "the cache holds words by their letters in any order",
+            cached_by(lambda word: "".join(sorted(word))),
+        ),
+        "cache-by-hash": (
+            "the cache holds words by a hash of 16 bits",
+            cached_by(lambda word: f"{zlib.crc32(word.encode()) & 0xFFFF}"),
+        ),
+    },
+    at="word cache",
+)
 
 
 @TokenizerFault.register(
@@ -465,25 +423,13 @@ class CacheGivenAway(Tokenizer):
 # Offsets.
 
 
-class _Moved(Tokenizer):
-    """A tokenizer whose offsets are changed by `moved`."""
-
-    @staticmethod
-    def moved(start: int, end: int) -> tuple[int, int]:
-        raise NotImplementedError
-
-    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        ids, offsets = super().encode_with_offsets(text)
-        return ids, [self.moved(*place) for place in offsets]
-
-
 @TokenizerFault.register(
     "ends-included", "an offset's end is the last character", at="places", of=HUGGINGFACE
 )
-class EndsIncluded(_Moved):
-    @staticmethod
-    def moved(start: int, end: int) -> tuple[int, int]:
-        return start, end - 1
+class EndsIncluded(Tokenizer):
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids, offsets = super().encode_with_offsets(text)
+        return ids, [(start, end - 1) for start, end in offsets]
 
 
 @TokenizerFault.register(
@@ -595,7 +541,7 @@ def training(target: object, name: str, value: object) -> type[Tokenizer]:
 
     class Faulty(Tokenizer):
         @classmethod
-        def train(cls, *given: Any, **how: Any) -> Tokenizer:  # noqa: ANN401 - passed on
+        def train(cls, *given: Any, **how: Any) -> Tokenizer:
             with patch.object(target, name, value):
                 return super().train(*given, **how)
 
@@ -607,51 +553,17 @@ def _last_of_equals(pairs: bpe_trainer._Pairs) -> tuple[str, str] | None:
     return pair if count >= bpe_trainer._FEWEST else None
 
 
-TokenizerFault.register(
-    "merge-ties-to-the-last",
-    "of equally frequent pairs the last in code-point order is merged",
-    at="training",
-)(training(bpe_trainer._Pairs, "most_frequent", _last_of_equals))
-
-TokenizerFault.register("merged-once", "pairs that occur once are merged, too", at="training")(
-    training(bpe_trainer, "_FEWEST", 1)
-)
-
-TokenizerFault.register(
-    "words-counted-once", "a frequent word counts as a rare one", at="training"
-)(
-    training(
-        product,
-        "train_merges",
-        lambda words, **how: bpe_trainer.train_merges(dict.fromkeys(words, 1), **how),
-    )
-)
-
-
 def _only_more(pairs: bpe_trainer._Pairs, place: int, times: int) -> None:
     if times > 0:
         _COUNT(pairs, place, times)
 
 
-_COUNT = bpe_trainer._Pairs._count
-TokenizerFault.register(
-    "counts-not-lowered", "after a merge the pairs it broke up keep their counts", at="training"
-)(training(bpe_trainer._Pairs, "_count", _only_more))
-
-TokenizerFault.register(
-    "merged-from-the-right", "in a word a pair is merged from right to left", at="training"
-)(
-    training(
-        bpe_trainer,
-        "_merged",
-        lambda pieces, pair, right=bpe_trainer._merged: (
-            right(pieces, pair) if pair[0] != pair[1] else _from_the_right(pieces, pair)
-        ),
-    )
-)
+_COUNT, _MERGED = bpe_trainer._Pairs._count, bpe_trainer._merged
 
 
 def _from_the_right(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    if pair[0] != pair[1]:
+        return _MERGED(pieces, pair)
     made: list[str] = []
     for piece in reversed(pieces):
         if made and (piece, made[-1]) == pair:
@@ -659,6 +571,37 @@ def _from_the_right(pieces: list[str], pair: tuple[str, str]) -> list[str]:
         else:
             made.append(piece)
     return made[::-1]
+
+
+def _counted_once(words: Iterable[str], **how: Any) -> Vocabulary:
+    return bpe_trainer.train_merges(dict.fromkeys(words, 1), **how)
+
+
+TokenizerFault.register_all(
+    {
+        "merge-ties-to-the-last": (
+            "of equally frequent pairs the last in code-point order is merged",
+            training(bpe_trainer._Pairs, "most_frequent", _last_of_equals),
+        ),
+        "merged-once": (
+            "pairs that occur once are merged, too",
+            training(bpe_trainer, "_FEWEST", 1),
+        ),
+        "words-counted-once": (
+            "a frequent word counts as a rare one",
+            training(product, "train_merges", _counted_once),
+        ),
+        "counts-not-lowered": (
+            "after a merge the pairs it broke up keep their counts",
+            training(bpe_trainer._Pairs, "_count", _only_more),
+        ),
+        "merged-from-the-right": (
+            "in a word a pair is merged from right to left",
+            training(bpe_trainer, "_merged", _from_the_right),
+        ),
+    },
+    at="training",
+)
 
 
 # Files.

@@ -21,7 +21,7 @@ from parity.checks.gradients import check as reasons
 from parity.checks.gradients.backward import REFERENCE, TRUTH
 from parity.checks.gradients.taps import parameter_names
 from parity.checks.training.diagnosis import reason, signs_of
-from parity.checks.training.runners import Order, Recipe, ReferenceRun, data_of, our_run
+from parity.checks.training.runners import Recipe, ReferenceRun, data_of, our_run
 from parity.checks.training.small_runs import trainer_rows
 from parity.checks.training.steps import Follower, StepComparison, raised_row
 from parity.checks.training.taps import (
@@ -163,10 +163,9 @@ class TrainingComparison(Comparison):
         followers = []
         for dtype in {dtype for _, dtype in ours if dtype != torch.float64}:
             name = run_names("", dtype).huggingface
-            orders = [None, *(Order(self.reference.config, seed) for seed in range(others))]
-            for order in orders:
-                run = ReferenceRun(self.reference, recipe, dtype, order)
-                followers.append(Follower(name, run, dtype, is_first=order is None))
+            for seed in (None, *range(others)):
+                run = ReferenceRun(self.reference, recipe, dtype, seed)
+                followers.append(Follower(name, run, dtype, is_first=seed is None))
         for backend, dtype in ours:
             name, model = run_names(backend, dtype).ours, self.candidates[backend]
             try:

@@ -53,9 +53,7 @@ def injected(name: str | None) -> AbstractContextManager[None]:
 
 
 @TrainingFault.register(
-    at="{variant}.1.ids",
-    look_for="a micro-batch is left out",
-    replaces=(Trainer, "_micro_batches"),
+    at="{variant}.1.ids", look_for="a micro-batch is left out", replaces=(Trainer, "_micro_batches")
 )
 def last_micro_batch_dropped(right: Function, own: Trainer) -> list[Tensor]:
     """The last micro-batch of a step is left out."""
@@ -137,9 +135,7 @@ def no_attention_dropout(_right: Function, x: Tensor, _probability: float) -> Te
 
 
 @TrainingFault.register(
-    at="dropout-plain.1.dropout",
-    look_for="no dropout at embeddings",
-    replaces=(model, "dropout"),
+    at="dropout-plain.1.dropout", look_for="no dropout at embeddings", replaces=(model, "dropout")
 )
 def no_embedding_dropout(_right: Function, x: Tensor, _probability: float) -> Tensor:
     """No dropout on the embeddings."""
@@ -237,9 +233,7 @@ def tile_dropout_backward_unscaled(
 
 
 @TrainingFault.register(
-    at="{variant}.1.loss",
-    look_for="targets not shifted",
-    replaces=(trainer, "next_token_loss"),
+    at="{variant}.1.loss", look_for="targets not shifted", replaces=(trainer, "next_token_loss")
 )
 def targets_not_shifted(_right: Function, logits: Tensor, token_ids: Tensor, **_: Any) -> Tensor:
     """Each position predicts its own token."""
@@ -550,9 +544,7 @@ def moments_in_half(_right: Function, dtype: torch.dtype) -> torch.dtype:
 
 
 @TrainingFault.register(
-    at="{variant}.2.weight.tokens_embed.weight",
-    look_for="stepped twice",
-    replaces=(Adam, "step"),
+    at="{variant}.2.weight.tokens_embed.weight", look_for="stepped twice", replaces=(Adam, "step")
 )
 def tied_stepped_twice(right: Function, own: Adam, learning_rate: float) -> None:
     """The token embedding is stepped as an embedding and as a head."""
