@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -88,7 +88,7 @@ def family(
     """
     words = [look_for] * len(faults) if isinstance(look_for, str) else look_for
     for (name, (what, code)), word in zip(faults.items(), words, strict=True):
-        details = {"right": right, "fix": fix, "look_for": word, **shared}
+        details: dict[str, Any] = {"right": right, "fix": fix, "look_for": word, **shared}
         ForwardFault.register(name, what, at=at, **details)(code)
 
 

@@ -51,25 +51,6 @@ class TokenizerFault(Fault):
 # Wrong words.
 
 
-class Rewritten:
-    """A pretokenizer whose words, and `keeps_unknown` if it is given, are changed afterwards."""
-
-    def __init__(
-        self, right: Pretokenizer, rewrite: Rewrite, *, keeps_unknown: bool | None = None
-    ) -> None:
-        self.keeps_unknown = right.keeps_unknown if keeps_unknown is None else keeps_unknown
-        self._right, self._rewrite = right, rewrite
-
-    def words(self, text: str) -> list[str]:
-        """Return the words."""
-        return [word.text for word in self.located(text)]
-
-    def located(self, text: str) -> list[Word]:
-        """Return the words with the places of their characters."""
-        base = getattr(self._right, "standardized", str)(text)
-        return self._rewrite(self._right.located(text), base)
-
-
 def changed(change: Callable[[Any], None]) -> type[Tokenizer]:
     """Return a fault: a tokenizer whose attributes are changed when it is built."""
 
@@ -92,8 +73,20 @@ def splitting(other: Callable[[Pretokenizer], Pretokenizer]) -> type[Tokenizer]:
 
 
 def rewritten(rewrite: Rewrite, *, keeps_unknown: bool | None = None) -> type[Tokenizer]:
-    """Return a fault: a pretokenizer whose words are changed afterwards."""
-    return splitting(lambda right: Rewritten(right, rewrite, keeps_unknown=keeps_unknown))
+    """Return a fault: a pretokenizer whose words, and `keeps_unknown` if given, are changed."""
+
+    def other(right: Any) -> Any:
+        def located(text: str) -> list[Word]:
+            base = getattr(right, "standardized", str)(text)
+            return rewrite(right.located(text), base)
+
+        return SimpleNamespace(
+            keeps_unknown=right.keeps_unknown if keeps_unknown is None else keeps_unknown,
+            located=located,
+            words=lambda text: [word.text for word in located(text)],
+        )
+
+    return splitting(other)
 
 
 def respelled(other: Callable[[str, str], str]) -> type[Tokenizer]:

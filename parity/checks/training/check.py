@@ -153,11 +153,7 @@ class TrainingComparison(Comparison):
         self.reasons += reasons.not_compared(backend, absent, others)
 
     def _side_by_side(
-        self,
-        ours: Sequence[tuple[str, torch.dtype]],
-        recipe: Recipe,
-        data: TokenData,
-        others: int,
+        self, ours: Sequence[tuple[str, torch.dtype]], recipe: Recipe, data: TokenData, others: int
     ) -> None:
         """Step the reference run, and the runs that are compared with it, together."""
         followers = []
@@ -187,9 +183,7 @@ class TrainingComparison(Comparison):
         before = self.found.differences.get((subject, place.name, TRUTH))
         if before is not None and subject.startswith("huggingface"):
             seen = dataclasses.replace(
-                seen,
-                rms=max(seen.rms, before.rms),
-                largest=max(seen.largest, before.largest),
+                seen, rms=max(seen.rms, before.rms), largest=max(seen.largest, before.largest)
             )
         self.found.differences[subject, place.name, TRUTH] = seen
         self.found.differences[subject, place.name, REFERENCE] = seen
