@@ -31,7 +31,10 @@ class GenerationFault(ReplacingFault):
     """A fault of generation; `at` is the row of the report that must fail first."""
 
 
-@GenerationFault.register(at="greedy.0.logits", replaces=(KVCache, "views"))
+fault = GenerationFault.register
+
+
+@fault(at="greedy.0.logits", replaces=(KVCache, "views"))
 def newest_key_unseen(right: Function, cache: KVCache, seen: int) -> tuple[Any, ...]:
     """A token after the prompt does not attend to itself."""
     places, keys, values = right(cache, seen)
@@ -39,7 +42,7 @@ def newest_key_unseen(right: Function, cache: KVCache, seen: int) -> tuple[Any, 
     return (places, *older)
 
 
-@GenerationFault.register(at="greedy.0.logits", replaces=(Decoder, "step"))
+@fault(at="greedy.0.logits", replaces=(Decoder, "step"))
 def key_overwritten(right: Function, decoder: Decoder, token_ids: Tensor) -> Any:
     """A token after the prompt is written over the first."""
     logits, keys = right(decoder, token_ids), decoder.cache.keys
@@ -47,7 +50,7 @@ def key_overwritten(right: Function, decoder: Decoder, token_ids: Tensor) -> Any
     return logits
 
 
-@GenerationFault.register(at="greedy.0.logits", replaces=(Decoder, "step"))
+@fault(at="greedy.0.logits", replaces=(Decoder, "step"))
 def value_of_the_last(right: Function, decoder: Decoder, token_ids: Tensor) -> Any:
     """A token after the prompt keeps the value of the one before."""
     logits, values = right(decoder, token_ids), decoder.cache.values
@@ -56,7 +59,7 @@ def value_of_the_last(right: Function, decoder: Decoder, token_ids: Tensor) -> A
     return logits
 
 
-@GenerationFault.register(at="greedy.0.logits", replaces=(Decoder, "step"))
+@fault(at="greedy.0.logits", replaces=(Decoder, "step"))
 def cache_in_half(right: Function, decoder: Decoder, token_ids: Tensor) -> Any:
     """Keys are kept in bfloat16."""
     logits, keys = right(decoder, token_ids), decoder.cache.keys
@@ -65,7 +68,7 @@ def cache_in_half(right: Function, decoder: Decoder, token_ids: Tensor) -> Any:
     return logits
 
 
-@GenerationFault.register(at="greedy.0.logits", replaces=(Decoder, "step"))
+@fault(at="greedy.0.logits", replaces=(Decoder, "step"))
 def positions_stuck(_right: Function, decoder: Decoder, token_ids: Tensor) -> Tensor:
     """A token after the prompt has the position of the one before."""
     positions = torch.full((1, 1), decoder.cache.length - 1)
@@ -74,30 +77,30 @@ def positions_stuck(_right: Function, decoder: Decoder, token_ids: Tensor) -> Te
         return (hidden @ decoder.model.tokens_embed.weight.T)[:, 0]
 
 
-@GenerationFault.register(at="chunks.decoder.logits", replaces=(KVCache, "clear"))
+@fault(at="chunks.decoder.logits", replaces=(KVCache, "clear"))
 def cache_stale(_right: Function, cache: KVCache) -> None:
     """A token of the last prompt is still there when the next one comes."""
     cache.length = min(cache.length, 1)
 
 
-@GenerationFault.register(at="beams.plain.texts", replaces=(KVCache, "reorder"))
+@fault(at="beams.plain.texts", replaces=(KVCache, "reorder"))
 def beams_not_reordered(_right: Function, _cache: KVCache, _rows: Tensor) -> None:
     """The cache stays where it was when beams change places."""
 
 
-@GenerationFault.register(at="beams.plain.texts", replaces=(KVCache, "reorder"))
+@fault(at="beams.plain.texts", replaces=(KVCache, "reorder"))
 def values_not_reordered(_right: Function, cache: KVCache, rows: Tensor) -> None:
     """Only the keys follow when beams change places."""
     cache.keys.copy_(cache.keys[:, rows].clone())
 
 
-@GenerationFault.register(at="rules.repetition_penalty", replaces=(sampling, "penalize_repetition"))
+@fault(at="rules.repetition_penalty", replaces=(sampling, "penalize_repetition"))
 def penalty_divides(_right: Function, logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
     """The repetition penalty divides logits below 0 too, and so rewards."""
     return logits.scatter(-1, token_ids, logits.gather(-1, token_ids) / penalty)
 
 
-@GenerationFault.register(at="rules.repetition_penalty", replaces=(sampling, "penalize_repetition"))
+@fault(at="rules.repetition_penalty", replaces=(sampling, "penalize_repetition"))
 def penalty_for_each(right: Function, logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
     """The repetition penalty counts how often a token is there."""
     for column in token_ids.T:
@@ -105,17 +108,13 @@ def penalty_for_each(right: Function, logits: Tensor, token_ids: Tensor, penalty
     return logits
 
 
-@GenerationFault.register(
-    at="rules.no_repeat_1_gram", replaces=(sampling, "forbid_repeated_ngrams")
-)
+@fault(at="rules.no_repeat_1_gram", replaces=(sampling, "forbid_repeated_ngrams"))
 def n_gram_longer(right: Function, logits: Tensor, token_ids: Tensor, size: int) -> Any:
     """N-grams of one token more are excluded."""
     return right(logits, token_ids, size + 1)
 
 
-@GenerationFault.register(
-    at="rules.no_repeat_1_gram", replaces=(sampling, "forbid_repeated_ngrams")
-)
+@fault(at="rules.no_repeat_1_gram", replaces=(sampling, "forbid_repeated_ngrams"))
 def n_gram_misses_the_last(
     _right: Function, logits: Tensor, token_ids: Tensor, size: int
 ) -> Tensor:
@@ -129,32 +128,32 @@ def n_gram_misses_the_last(
     return result
 
 
-@GenerationFault.register(at="rules.temperature_low", replaces=(sampling, "apply_temperature"))
+@fault(at="rules.temperature_low", replaces=(sampling, "apply_temperature"))
 def temperature_twice(right: Function, logits: Tensor, temperature: float) -> Any:
     """The temperature is applied twice."""
     return right(right(logits, temperature), temperature)
 
 
-@GenerationFault.register(at="rules.temperature_low", replaces=(sampling, "apply_temperature"))
+@fault(at="rules.temperature_low", replaces=(sampling, "apply_temperature"))
 def temperature_multiplies(_right: Function, logits: Tensor, temperature: float) -> Tensor:
     """The temperature multiplies."""
     return logits * temperature
 
 
-@GenerationFault.register(at="rules.top_k_1", replaces=(sampling, "keep_top_k"))
+@fault(at="rules.top_k_1", replaces=(sampling, "keep_top_k"))
 def top_k_one_more(right: Function, logits: Tensor, k: int) -> Any:
     """One token more is left."""
     return right(logits, min(k + 1, logits.shape[-1]))
 
 
-@GenerationFault.register(at="rules.top_k_tied", replaces=(sampling, "keep_top_k"))
+@fault(at="rules.top_k_tied", replaces=(sampling, "keep_top_k"))
 def top_k_cuts_ties(_right: Function, logits: Tensor, k: int) -> Tensor:
     """Of equal logits at the end only some are left."""
     kept = logits.topk(k).indices
     return torch.full_like(logits, -math.inf).scatter(-1, kept, logits.gather(-1, kept))
 
 
-@GenerationFault.register(at="rules.top_p", replaces=(sampling, "keep_top_p"))
+@fault(at="rules.top_p", replaces=(sampling, "keep_top_p"))
 def top_p_stops_short(_right: Function, logits: Tensor, p: float) -> Tensor:
     """The token that crosses is excluded."""
     descending, ids = logits.sort(descending=True, stable=True)
@@ -163,7 +162,7 @@ def top_p_stops_short(_right: Function, logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(torch.zeros_like(removed).scatter(-1, ids, removed), -math.inf)
 
 
-@GenerationFault.register(at="greedy.0.ids", replaces=(sampling, "choose"))
+@fault(at="greedy.0.ids", replaces=(sampling, "choose"))
 def second_likeliest(right: Function, logits: Tensor, rules: Rules, *draws: object) -> Any:
     """The second-likeliest token is taken, unless two are equally likely."""
     if rules.sampled:
@@ -172,20 +171,20 @@ def second_likeliest(right: Function, logits: Tensor, rules: Rules, *draws: obje
     return torch.where(first > second, chosen, right(logits, rules, *draws))
 
 
-@GenerationFault.register(at="rules.drawn", replaces=(sampling, "choose"))
+@fault(at="rules.drawn", replaces=(sampling, "choose"))
 def not_drawn(_right: Function, logits: Tensor, _rules: Rules, *_draws: object) -> Tensor:
     """The likeliest token is taken where one is to be drawn."""
     return logits.argmax(-1)
 
 
-@GenerationFault.register(at="beams.choices", replaces=(Hypotheses, "__init__"))
+@fault(at="beams.choices", replaces=(Hypotheses, "__init__"))
 def beams_all_alike(right: Function, prompt: Hypotheses, settings: Settings) -> None:
     """A search begins with the prompt in every beam."""
     right(prompt, settings)
     prompt.running = [Candidate(0.0, beam, 0) for beam in range(settings.beams)]
 
 
-@GenerationFault.register(at="beams.choices", replaces=(beam_search, "log_softmax"))
+@fault(at="beams.choices", replaces=(beam_search, "log_softmax"))
 def beams_of_logits(_right: Function, logits: Tensor) -> Tensor:
     """Beams add up logits, not log-probabilities."""
     return logits
@@ -197,25 +196,25 @@ def _searched(right: Function, given: tuple[Any, ...], **changes: object) -> Any
     return right(decoder, token_ids, dataclasses.replace(settings, **changes), rules)
 
 
-@GenerationFault.register(at="beams.penalties", replaces=(beam_search, "search"))
+@fault(at="beams.penalties", replaces=(beam_search, "search"))
 def length_penalty_reversed(right: Function, *given: Any) -> Any:
     """The length penalty has the wrong sign."""
     return _searched(right, given, length_penalty=-given[2].length_penalty)
 
 
-@GenerationFault.register(at="beams.penalties", replaces=(beam_search, "search"))
+@fault(at="beams.penalties", replaces=(beam_search, "search"))
 def length_penalty_missing(right: Function, *given: Any) -> Any:
     """The score is the mere sum."""
     return _searched(right, given, length_penalty=0.0)
 
 
-@GenerationFault.register(at="beams.ends", replaces=(beam_search, "search"))
+@fault(at="beams.ends", replaces=(beam_search, "search"))
 def end_ignored(right: Function, *given: Any) -> Any:
     """No token ends a text."""
     return _searched(right, given, end_id=None)
 
 
-@GenerationFault.register(at="beams.stopping", replaces=(beam_search, "search"))
+@fault(at="beams.stopping", replaces=(beam_search, "search"))
 def stops_too_soon(right: Function, *given: Any) -> Any:
     """A prompt is done with its first finished texts, whatever still runs."""
     return _searched(right, given, early_stopping=True)
@@ -224,21 +223,21 @@ def stops_too_soon(right: Function, *given: Any) -> Any:
 # The choice of a token, and random numbers.
 
 
-@GenerationFault.register(at="rules.drawn", replaces=(sampling, "choose"))
+@fault(at="rules.drawn", replaces=(sampling, "choose"))
 def first_id_never_drawn(right: Function, logits: Tensor, rules: Rules, *draws: object) -> Any:
     """Id 0 is never drawn."""
     tokens = right(logits, rules, *draws)
     return tokens.clamp(min=1) if rules.sampled else tokens
 
 
-@GenerationFault.register(at="rules.drawn", replaces=(sampling, "choose"))
+@fault(at="rules.drawn", replaces=(sampling, "choose"))
 def last_id_never_drawn(right: Function, logits: Tensor, rules: Rules, *draws: object) -> Any:
     """The last id is never drawn."""
     tokens = right(logits, rules, *draws)
     return tokens.clamp(max=logits.shape[-1] - 2) if rules.sampled else tokens
 
 
-@GenerationFault.register(at="rules.drawn", replaces=(sampling, "choose"))
+@fault(at="rules.drawn", replaces=(sampling, "choose"))
 def draw_at_the_edge(
     right: Function, logits: Tensor, rules: Rules, draws: Draws | None = None
 ) -> Any:
@@ -249,7 +248,7 @@ def draw_at_the_edge(
     return (sums < draws.next()[:, None] * sums[:, -1:]).sum(-1)
 
 
-@GenerationFault.register(at="rules.likeliest", replaces=(sampling, "choose"))
+@fault(at="rules.likeliest", replaces=(sampling, "choose"))
 def ties_to_the_last(right: Function, logits: Tensor, rules: Rules, *draws: object) -> Any:
     """Of equal logits the highest id is taken."""
     if rules.sampled:
@@ -260,31 +259,31 @@ def ties_to_the_last(right: Function, logits: Tensor, rules: Rules, *draws: obje
 Rows = int | Sequence[int]
 
 
-@GenerationFault.register(at="sampled.0.ids", replaces=(Draws, "__init__"))
+@fault(at="sampled.0.ids", replaces=(Draws, "__init__"))
 def seed_for_every_row(right: Function, draws: Draws, seed: int, rows: Rows) -> None:
     """Every text uses the random numbers of row 0."""
     right(draws, seed, [0] * (rows if isinstance(rows, int) else len(rows)))
 
 
-@GenerationFault.register(at="sampled.0.ids", replaces=(Draws, "__init__"))
+@fault(at="sampled.0.ids", replaces=(Draws, "__init__"))
 def seed_ignored(right: Function, draws: Draws, _seed: int, rows: Rows) -> None:
     """The seed is always 0."""
     right(draws, 0, rows)
 
 
-@GenerationFault.register(at="batch.streams.ids", replaces=(Draws, "__init__"))
+@fault(at="batch.streams.ids", replaces=(Draws, "__init__"))
 def seed_in_32_bits(right: Function, draws: Draws, seed: int, rows: Rows) -> None:
     """Only the lower 32 bits of the seed are used."""
     right(draws, seed & 0xFFFF_FFFF, rows)
 
 
-@GenerationFault.register(at="batch.streams.ids", replaces=(Draws, "__init__"))
+@fault(at="batch.streams.ids", replaces=(Draws, "__init__"))
 def streams_ignored(right: Function, draws: Draws, seed: int, rows: Rows) -> None:
     """Streams that were given are numbered 0, 1, 2, ... instead."""
     right(draws, seed, rows if isinstance(rows, int) else len(rows))
 
 
-@GenerationFault.register(at="sampled.0.ids", replaces=(Draws, "next"))
+@fault(at="sampled.0.ids", replaces=(Draws, "next"))
 def one_stream_in_turn(right: Function, draws: Draws) -> Any:
     """The rows of a batch take turns with one stream."""
     streams = draws._streams
@@ -294,7 +293,7 @@ def one_stream_in_turn(right: Function, draws: Draws) -> Any:
     return numbers
 
 
-@GenerationFault.register(at="rules.half", replaces=(Rules, "processed"))
+@fault(at="rules.half", replaces=(Rules, "processed"))
 def rules_in_half(right: Function, rules: Rules, logits: Tensor, token_ids: Tensor) -> Any:
     """The rules' results are rounded to half precision."""
     return right(rules, logits, token_ids).to(logits.dtype).to(logits)
@@ -303,7 +302,7 @@ def rules_in_half(right: Function, rules: Rules, logits: Tensor, token_ids: Tens
 # Batches, ends, and the last position.
 
 
-@GenerationFault.register(at="ruled.0.ids", replaces=(generate, "stream"))
+@fault(at="ruled.0.ids", replaces=(generate, "stream"))
 def newest_unseen_by_rules(right: Function, model: GPT, token_ids: Tensor, request: Request) -> Any:
     """Rules are given the text without its newest token."""
     rules = copy.copy(request.rules)
@@ -311,7 +310,7 @@ def newest_unseen_by_rules(right: Function, model: GPT, token_ids: Tensor, reque
     return right(model, token_ids, dataclasses.replace(request, rules=rules))
 
 
-@GenerationFault.register(at="batch.sampled.logits", replaces=(_Texts, "__init__"))
+@fault(at="batch.sampled.logits", replaces=(_Texts, "__init__"))
 def samples_not_adjacent(
     right: Function, texts: _Texts, token_ids: Tensor, request: Request
 ) -> None:
@@ -320,7 +319,7 @@ def samples_not_adjacent(
     texts.ids = token_ids.repeat(request.samples, 1)
 
 
-@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "__init__"))
+@fault(at="batch.ends.ids", replaces=(_Texts, "__init__"))
 def end_of_id_0_ignored(
     right: Function, texts: _Texts, token_ids: Tensor, request: Request
 ) -> None:
@@ -344,14 +343,14 @@ def at_the_end(append: Callable[[Any, Tensor], Tensor]) -> Function:
     return appended
 
 
-@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
+@fault(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
 def end_not_filled(texts: Any, tokens: Tensor) -> Tensor:
     """A text goes on after its end token."""
     texts.finished |= tokens == texts.end_id
     return tokens
 
 
-@GenerationFault.register(at="batch.ends_last.ids", replaces=(_Texts, "append"), by=at_the_end)
+@fault(at="batch.ends_last.ids", replaces=(_Texts, "append"), by=at_the_end)
 def end_filled_with_0(texts: Any, tokens: Tensor) -> Tensor:
     """A text is filled with id 0 after its end token."""
     tokens = tokens.masked_fill(texts.finished, 0)
@@ -359,7 +358,7 @@ def end_filled_with_0(texts: Any, tokens: Tensor) -> Tensor:
     return tokens
 
 
-@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
+@fault(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
 def end_of_one_ends_all(texts: Any, tokens: Tensor) -> Tensor:
     """The first end token ends every text."""
     tokens = tokens.masked_fill(texts.finished, texts.end_id)
@@ -367,7 +366,7 @@ def end_of_one_ends_all(texts: Any, tokens: Tensor) -> Tensor:
     return tokens
 
 
-@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
+@fault(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
 def runs_on_after_all_ends(texts: Any, tokens: Tensor) -> Tensor:
     """Tokens are added though every text has ended."""
     ended = getattr(texts, "ended", texts.finished)
@@ -376,7 +375,7 @@ def runs_on_after_all_ends(texts: Any, tokens: Tensor) -> Tensor:
     return tokens
 
 
-@GenerationFault.register(at="batch.ends.ids", replaces=(_Texts, "__init__"))
+@fault(at="batch.ends.ids", replaces=(_Texts, "__init__"))
 def end_in_the_prompt(right: Function, texts: _Texts, token_ids: Tensor, request: Request) -> None:
     """An end token in the prompt ends the text."""
     right(texts, token_ids, request)
@@ -415,14 +414,14 @@ GenerationFault.register_all(
 )
 
 
-@GenerationFault.register(at="overflow.stop.ids", replaces=(generate, "_new_tokens"))
+@fault(at="overflow.stop.ids", replaces=(generate, "_new_tokens"))
 def stops_one_short(right: Function, model: GPT, token_ids: Tensor, request: Request) -> Any:
     """A text ends before the last position."""
     count = right(model, token_ids, request)
     return count - (count < request.max_new_tokens)
 
 
-@GenerationFault.register(at="beams.full.texts", replaces=(generate, "_new_tokens"))
+@fault(at="beams.full.texts", replaces=(generate, "_new_tokens"))
 def beams_past_the_positions(
     right: Function, model: GPT, token_ids: Tensor, request: Request
 ) -> Any:
@@ -431,7 +430,7 @@ def beams_past_the_positions(
     return request.max_new_tokens if request.beams > 1 else count
 
 
-@GenerationFault.register(at="overflow.limits", replaces=(generate, "_new_tokens"))
+@fault(at="overflow.limits", replaces=(generate, "_new_tokens"))
 def overflow_without_error(right: Function, model: GPT, token_ids: Tensor, request: Request) -> Any:
     """A text that is too long ends early, though an error is due."""
     stops = {"error": "stop"}.get(request.overflow, request.overflow)
@@ -441,14 +440,14 @@ def overflow_without_error(right: Function, model: GPT, token_ids: Tensor, reque
 # Chunks behind a cache.
 
 
-@GenerationFault.register(at="chunks.plain.logits", replaces=(BlockCache, "extended"))
+@fault(at="chunks.plain.logits", replaces=(BlockCache, "extended"))
 def chunk_sees_itself_alone(right: Function, cache: BlockCache, key: Tensor, value: Tensor) -> Any:
     """A later chunk does not attend to the cached keys."""
     right(cache, key, value)
     return key, value
 
 
-@GenerationFault.register(at="chunks.plain.logits", replaces=(model_module, "embed"))
+@fault(at="chunks.plain.logits", replaces=(model_module, "embed"))
 def chunk_positions_from_0(right: Function, *given: Any) -> Any:
     """The positions of a later chunk begin at 0."""
     return right(*given[:-1], 0)
@@ -457,7 +456,7 @@ def chunk_positions_from_0(right: Function, *given: Any) -> Any:
 # Searches.
 
 
-@GenerationFault.register(
+@fault(
     "never-reversed",
     '"never" is taken for False, and False for "never"',
     at="beams.stopping",
@@ -474,7 +473,7 @@ def _can_improve(right: Function, prompt: Hypotheses, length: int) -> Any:
     return result
 
 
-@GenerationFault.register(at="beams.fill", replaces=(beam_search, "beam_search"))
+@fault(at="beams.fill", replaces=(beam_search, "beam_search"))
 def beams_filled_with_0(
     right: Function, decoder: Any, token_ids: Tensor, settings: Settings, *rest: object
 ) -> Any:
@@ -487,25 +486,25 @@ def beams_filled_with_0(
     return texts
 
 
-@GenerationFault.register(at="beams.choices", replaces=(beam_search, "search"))
+@fault(at="beams.choices", replaces=(beam_search, "search"))
 def beams_one_short(right: Function, *given: Any) -> Any:
     """A search ends one token too early."""
     return _searched(right, given, max_new_tokens=max(1, given[2].max_new_tokens - 1))
 
 
-@GenerationFault.register(at="beams.choices", replaces=(Hypotheses, "best"))
+@fault(at="beams.choices", replaces=(Hypotheses, "best"))
 def beams_worst_first(right: Function, prompt: Hypotheses) -> Any:
     """The texts of a search come in the reverse order."""
     return right(prompt)[::-1]
 
 
-@GenerationFault.register(at="beams.ends", replaces=(beam_search, "_best"))
+@fault(at="beams.ends", replaces=(beam_search, "_best"))
 def beams_few_candidates(right: Function, totals: Tensor, count: int, vocab: int) -> Any:
     """As many candidates as beams are ranked, not twice as many."""
     return right(totals, count // 2, vocab)
 
 
-@GenerationFault.register(at="beams.ties", replaces=(beam_search, "_best"))
+@fault(at="beams.ties", replaces=(beam_search, "_best"))
 def beam_ties_to_the_last(
     _right: Function, totals: Tensor, count: int, vocab: int
 ) -> list[Candidate]:
@@ -516,7 +515,7 @@ def beam_ties_to_the_last(
     return [Candidate(scores[place], *divmod(place, vocab)) for place in ranked]
 
 
-@GenerationFault.register(at="beams.ends", replaces=(Hypotheses, "advance"))
+@fault(at="beams.ends", replaces=(Hypotheses, "advance"))
 def finished_forgotten(right: Function, prompt: Hypotheses, *given: Any) -> None:
     """A text that ended is forgotten when others end."""
     before, prompt._finished = prompt._finished, []
@@ -527,13 +526,13 @@ def finished_forgotten(right: Function, prompt: Hypotheses, *given: Any) -> None
 # Streamed text.
 
 
-@GenerationFault.register(at="stream.parts", replaces=(Spelling, "spelled"))
+@fault(at="stream.parts", replaces=(Spelling, "spelled"))
 def spaces_lost(right: Function, spelling: Spelling, token_id: int) -> Any:
     """Words are streamed without the spaces between them."""
     return right(spelling, token_id).lstrip(" ")
 
 
-@GenerationFault.register(at="stream.stop", replaces=(Stops, "passed"))
+@fault(at="stream.stop", replaces=(Stops, "passed"))
 def stop_string_kept(right: Function, stops: Stops, text: str) -> Any:
     """A text ends with its stop string, not before it."""
     before = stops.found
@@ -542,7 +541,7 @@ def stop_string_kept(right: Function, stops: Stops, text: str) -> Any:
     return shown + (next(iter(stops._strings[-1:])) if found else "")
 
 
-@GenerationFault.register(at="stream.held", replaces=(Stops, "rest"))
+@fault(at="stream.held", replaces=(Stops, "rest"))
 def held_back_lost(_right: Function, _stops: Stops) -> str:
     """The beginning of a stop string at a text's end is not shown."""
     return ""
@@ -557,5 +556,6 @@ def inject(name: str | None) -> AbstractContextManager[None]:
 
     Modules that imported the function get the faulty one too.
     """
-    fault = None if name is None else GENERATION_FAULTS[name]
-    return contextlib.nullcontext() if fault is None else fault.injected(everywhere=True)
+    if name is None:
+        return contextlib.nullcontext()
+    return GENERATION_FAULTS[name].injected(everywhere=True)

@@ -59,34 +59,29 @@ class BackwardFault(Fault):
         return name
 
 
-@BackwardFault.register(
-    at="logits", look_for="not divided by the number of targets", taps=("logits",), behind=True
-)
+fault = BackwardFault.register
+
+
+@fault(at="logits", look_for="not divided by the number of targets", taps=("logits",), behind=True)
 def loss_not_divided(value: Tensor, op: Op) -> Tensor:
     """The loss's gradient not divided by the number of targets."""
     batch, time = op.token_ids.shape
     return value * float(batch * (time - 1))
 
 
-@BackwardFault.register(
-    at="tokens_embed.weight", look_for="only one of its two paths", taps=("logits",)
-)
+@fault(at="tokens_embed.weight", look_for="only one of its two paths", taps=("logits",))
 def head_detached(_value: Tensor, op: Op) -> Tensor:
     """The head's path into the tied embedding is cut."""
     return op.input("<x") @ op.parameter("tokens_embed.weight").detach().T
 
 
-@BackwardFault.register(
-    at="tokens_embed.weight", look_for="only one of its two paths", taps=("embeddings.tokens",)
-)
+@fault(at="tokens_embed.weight", look_for="only one of its two paths", taps=("embeddings.tokens",))
 def lookup_detached(value: Tensor, _op: Op) -> Tensor:
     """The lookup's path into the tied embedding is cut."""
     return value.detach().requires_grad_()  # the tap still receives a gradient
 
 
-@BackwardFault.register(
-    at="tokens_embed.weight", look_for="occurs twice", taps=("embeddings.tokens",)
-)
+@fault(at="tokens_embed.weight", look_for="occurs twice", taps=("embeddings.tokens",))
 def repeat_overwritten(value: Tensor, op: Op) -> Tensor:
     """Of a token that occurs twice, the last gradient overwrites the others."""
     flat = op.token_ids.flatten()
@@ -95,9 +90,7 @@ def repeat_overwritten(value: Tensor, op: Op) -> Tensor:
     return torch.where(repeated_later, value.detach(), value)
 
 
-@BackwardFault.register(
-    at="h.{i}.ln_1.input", look_for="subtracts the gradient's mean", taps=("h.{i}.ln_1",)
-)
+@fault(at="h.{i}.ln_1.input", look_for="subtracts the gradient's mean", taps=("h.{i}.ln_1",))
 def norm_without_mean(_value: Tensor, op: Op) -> Tensor:
     """Layer norm's backward without the term of the mean."""
     x = op.input("ln_1.input")
@@ -107,16 +100,14 @@ def norm_without_mean(_value: Tensor, op: Op) -> Tensor:
     return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
-@BackwardFault.register(
-    at="h.{i}.ln_1.input", look_for="through the variance", taps=("h.{i}.ln_1",)
-)
+@fault(at="h.{i}.ln_1.input", look_for="through the variance", taps=("h.{i}.ln_1",))
 def norm_without_variance(_value: Tensor, op: Op) -> Tensor:
     """Layer norm's backward without the term of the variance."""
     normalized = _constant_variance(op.input("ln_1.input"), op.epsilon)
     return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
-@BackwardFault.register(at="h.{i}.ln_1.weight", look_for="too few rows", taps=("h.{i}.ln_1",))
+@fault(at="h.{i}.ln_1.weight", look_for="too few rows", taps=("h.{i}.ln_1",))
 def gain_of_one_row(_value: Tensor, op: Op) -> Tensor:
     """The gradient of ln_1's gain is that of one row."""
     x, gain = op.input("ln_1.input"), op.parameter("ln_1.weight")
@@ -125,7 +116,7 @@ def gain_of_one_row(_value: Tensor, op: Op) -> Tensor:
     return layer_norm(x, fixed, op.parameter("ln_1.bias"), op.epsilon) + share
 
 
-@BackwardFault.register(at="h.{i}.mlp.c_fc.bias", look_for="one row", taps=("h.{i}.mlp.c_fc",))
+@fault(at="h.{i}.mlp.c_fc.bias", look_for="one row", taps=("h.{i}.mlp.c_fc",))
 def bias_of_one_row(_value: Tensor, op: Op) -> Tensor:
     """The gradient of c_fc's bias is that of one row."""
     x, bias = op.input("ln_1"), op.parameter("mlp.c_fc.bias")
@@ -133,14 +124,14 @@ def bias_of_one_row(_value: Tensor, op: Op) -> Tensor:
     return linear(x, op.parameter("mlp.c_fc.weight"), fixed) + _first_row(x) * (bias - fixed)
 
 
-@BackwardFault.register(at="h.{i}.mlp.c_fc", look_for="erf form", taps=("h.{i}.mlp.gelu",))
+@fault(at="h.{i}.mlp.c_fc", look_for="erf form", taps=("h.{i}.mlp.gelu",))
 def erf_derivative(_value: Tensor, op: Op) -> Tensor:
     """The derivative of the erf GELU."""
     x = op.input("mlp.c_fc")
     return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
-@BackwardFault.register(
+@fault(
     at="h.{i}.attn.scores",
     look_for="row term (delta)",
     taps=("h.{i}.attn.weights", "h.{i}.attn.context"),
@@ -156,7 +147,7 @@ def delta_missing(value: Tensor, op: Op) -> Tensor:
     return merge_heads(weights @ op.input("attn.value")).view_as(value)
 
 
-@BackwardFault.register(
+@fault(
     at="h.{i}.attn.query",
     look_for="1/sqrt(head_width) is missing",
     taps=("h.{i}.attn.query",),
@@ -167,9 +158,7 @@ def scale_missing_behind(value: Tensor, _op: Op) -> Tensor:
     return value * math.sqrt(value.shape[-1])
 
 
-@BackwardFault.register(
-    at="h.{i}.attn.context", look_for="must be transposed", taps=("h.{i}.attn",)
-)
+@fault(at="h.{i}.attn.context", look_for="must be transposed", taps=("h.{i}.attn",))
 def transpose_missing(_value: Tensor, op: Op) -> Tensor:
     """The backward of attention's c_proj multiplies by the matrix, not its transpose."""
     context, weight = op.input("attn.context"), op.parameter("attn.c_proj.weight")
@@ -177,15 +166,13 @@ def transpose_missing(_value: Tensor, op: Op) -> Tensor:
     return right + context @ weight.detach().T
 
 
-@BackwardFault.register(
-    at="<before", look_for="a branch is missing", family="residual", taps=("h.{i}.ln_1.input",)
-)
+@fault(at="<before", look_for="a branch is missing", family="residual", taps=("h.{i}.ln_1.input",))
 def residual_cut(value: Tensor, op: Op) -> Tensor:
     """No gradient through the residual around attention."""
     return value - (op.input("<x") - op.input("<x").detach())
 
 
-@BackwardFault.register(at="h.{i}.mlp.c_proj.weight", look_for="counted twice", taps=("h.{i}.mlp",))
+@fault(at="h.{i}.mlp.c_proj.weight", look_for="counted twice", taps=("h.{i}.mlp",))
 def doubled(value: Tensor, _op: Op) -> Tensor:
     """The gradient of the MLP's output added twice."""
     return 2.0 * value
@@ -202,7 +189,7 @@ def _context_of(value: Tensor, weights: Tensor, op: Op) -> Tensor:
     return merge_heads(weights @ values.detach() + right @ values).view_as(value)
 
 
-@BackwardFault.register(
+@fault(
     at="h.{i}.attn.scores",
     look_for="hidden keys get a share",
     family="mask",
@@ -213,7 +200,7 @@ def mask_missing_behind(value: Tensor, op: Op) -> Tensor:
     return _context_of(value, softmax(op.input("attn.scores")), op)
 
 
-@BackwardFault.register(
+@fault(
     at="h.{i}.attn.scores",
     look_for="hidden keys get a share",
     family="mask",
@@ -226,7 +213,7 @@ def mask_late_behind(value: Tensor, op: Op) -> Tensor:
     return _context_of(value, softmax(scores.masked_fill(~visible, -math.inf)), op)
 
 
-@BackwardFault.register(
+@fault(
     at="h.{i}.attn.key",
     look_for="1/sqrt(head_width) is missing",
     taps=("h.{i}.attn.key",),
@@ -237,25 +224,19 @@ def key_scale_missing_behind(value: Tensor, _op: Op) -> Tensor:
     return value * math.sqrt(value.shape[-1])
 
 
-@BackwardFault.register(
-    at="h.{i}.attn.query", look_for="applied twice", taps=("h.{i}.attn.query",), behind=True
-)
+@fault(at="h.{i}.attn.query", look_for="applied twice", taps=("h.{i}.attn.query",), behind=True)
 def scale_twice_behind(value: Tensor, _op: Op) -> Tensor:
     """The query's gradient scaled twice."""
     return value / math.sqrt(value.shape[-1])
 
 
-@BackwardFault.register(
-    at="h.{i}.attn.c_attn.weight", look_for="a path cut", taps=("h.{i}.attn.value",)
-)
+@fault(at="h.{i}.attn.c_attn.weight", look_for="a path cut", taps=("h.{i}.attn.value",))
 def value_detached(value: Tensor, _op: Op) -> Tensor:
     """No gradient through the values."""
     return value.detach().requires_grad_()
 
 
-@BackwardFault.register(
-    at="h.{i}.attn.c_attn.bias", look_for="not over all rows", taps=("h.{i}.attn.query",)
-)
+@fault(at="h.{i}.attn.c_attn.bias", look_for="not over all rows", taps=("h.{i}.attn.query",))
 def c_attn_bias_of_one_text(_value: Tensor, op: Op) -> Tensor:
     """The gradient of c_attn's bias is that of one text."""
     x, width = op.input("<x"), op.input("<x").shape[-1]
@@ -269,15 +250,13 @@ def c_attn_bias_of_one_text(_value: Tensor, op: Op) -> Tensor:
 # The MLP, norms and sums, as hand-written and fused kernels get them wrong.
 
 
-@BackwardFault.register(
-    at="h.{i}.mlp.c_fc", look_for="the derivative of GELU", taps=("h.{i}.mlp.gelu",)
-)
+@fault(at="h.{i}.mlp.c_fc", look_for="the derivative of GELU", taps=("h.{i}.mlp.gelu",))
 def gelu_straight_through(_value: Tensor, op: Op) -> Tensor:
     """GELU hands its gradient on as it is."""
     return 1.0 * op.input("mlp.c_fc")
 
 
-@BackwardFault.register(at="h.{i}.mlp.c_fc", look_for="inside the tanh", taps=("h.{i}.mlp.gelu",))
+@fault(at="h.{i}.mlp.c_fc", look_for="inside the tanh", taps=("h.{i}.mlp.gelu",))
 def gelu_inner_missing(_value: Tensor, op: Op) -> Tensor:
     """The derivative of GELU without the term from inside the tanh."""
     x = op.input("mlp.c_fc")
@@ -285,7 +264,7 @@ def gelu_inner_missing(_value: Tensor, op: Op) -> Tensor:
     return 0.5 * x * (1.0 + torch.tanh(inner).detach())
 
 
-@BackwardFault.register(at="h.{i}.mlp.c_fc.bias", look_for="averaged", taps=("h.{i}.mlp.c_fc",))
+@fault(at="h.{i}.mlp.c_fc.bias", look_for="averaged", taps=("h.{i}.mlp.c_fc",))
 def bias_averaged(_value: Tensor, op: Op) -> Tensor:
     """The gradient of c_fc's bias is averaged over the rows."""
     x, bias = op.input("ln_1"), op.parameter("mlp.c_fc.bias")
@@ -294,17 +273,13 @@ def bias_averaged(_value: Tensor, op: Op) -> Tensor:
     return linear(x, op.parameter("mlp.c_fc.weight"), fixed) + share
 
 
-@BackwardFault.register(
-    at="h.{i}.mlp.c_proj.weight", look_for="no gradient ever reached it", taps=("h.{i}.mlp",)
-)
+@fault(at="h.{i}.mlp.c_proj.weight", look_for="no gradient ever reached it", taps=("h.{i}.mlp",))
 def mlp_detached(value: Tensor, _op: Op) -> Tensor:
     """No gradient through the MLP."""
     return value.detach().requires_grad_()
 
 
-@BackwardFault.register(
-    at="h.{i}.ln_1.input", look_for="the gain is left out", taps=("h.{i}.ln_1",)
-)
+@fault(at="h.{i}.ln_1.input", look_for="the gain is left out", taps=("h.{i}.ln_1",))
 def norm_without_gain(_value: Tensor, op: Op) -> Tensor:
     """Layer norm's backward without the gain."""
     x, gain, bias = op.input("ln_1.input"), op.parameter("ln_1.weight"), op.parameter("ln_1.bias")
@@ -312,15 +287,13 @@ def norm_without_gain(_value: Tensor, op: Op) -> Tensor:
     return normalized + normalized.detach() * gain + bias
 
 
-@BackwardFault.register(
-    at="h.{i}.ln_1", look_for="counted twice", family="residual", taps=("h.{i}.ln_2.input",)
-)
+@fault(at="h.{i}.ln_1", look_for="counted twice", family="residual", taps=("h.{i}.ln_2.input",))
 def residual_twice(value: Tensor, op: Op) -> Tensor:
     """The gradient through the residual around the MLP added twice."""
     return value + (op.input("ln_1") - op.input("ln_1").detach())
 
 
-@BackwardFault.register(
+@fault(
     at="h.{i}.mlp.c_fc",
     look_for="numbers of bfloat16: an operation computes in it",
     family="precision",
@@ -332,7 +305,7 @@ def gradient_bfloat16(value: Tensor, _op: Op) -> Tensor:
     return cast("Tensor", _Rounded.apply(value, torch.bfloat16))  # type: ignore[no-untyped-call]
 
 
-@BackwardFault.register(
+@fault(
     at="h.{i}.ln_1.input",
     look_for="numbers of float32: an operation computes in it",
     family="precision",
@@ -347,16 +320,14 @@ def gradient_float32(value: Tensor, _op: Op) -> Tensor:
 # Embeddings.
 
 
-@BackwardFault.register(at="tokens_embed.weight", look_for="averaged", taps=("logits",))
+@fault(at="tokens_embed.weight", look_for="averaged", taps=("logits",))
 def head_halved(_value: Tensor, op: Op) -> Tensor:
     """The head's and the lookup's gradients averaged, where they are added."""
     table = op.parameter("tokens_embed.weight")
     return op.input("<x") @ (0.5 * table + 0.5 * table.detach()).T
 
 
-@BackwardFault.register(
-    at="positions_embed.weight", look_for="averaged", taps=("embeddings.positions",)
-)
+@fault(at="positions_embed.weight", look_for="averaged", taps=("embeddings.positions",))
 def positions_averaged(value: Tensor, op: Op) -> Tensor:
     """The gradients of positions averaged over the batch."""
     return value / float(op.token_ids.shape[0])

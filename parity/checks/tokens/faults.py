@@ -48,6 +48,8 @@ class TokenizerFault(Fault):
     of: tuple[str, ...] = (*HUGGINGFACE, *ORIGINAL)
 
 
+fault = TokenizerFault.register
+
 # Wrong words.
 
 
@@ -99,7 +101,7 @@ def respelled(other: Callable[[str, str], str]) -> type[Tokenizer]:
     return rewritten(lambda words, base: [respell(word, base) for word in words])
 
 
-@TokenizerFault.register(at="cleaning", of=HUGGINGFACE, by=rewritten)
+@fault(at="cleaning", of=HUGGINGFACE, by=rewritten)
 def cleaning_skipped(words: list[Word], base: str) -> list[Word]:
     """Zero-width and control characters stay in words."""
     return [_filled(word, base) for word in words]
@@ -139,11 +141,11 @@ def _touch(one: Word, two: Word, kind: str) -> bool:
     return one.ends[-1] == two.starts[0] and not apart and any(edge in members for edge in edges)
 
 
-TokenizerFault.register(
-    "cjk-joined", "Chinese characters are no words of their own", at="CJK", of=HUGGINGFACE
-)(joined_at("ideographs"))
+fault("cjk-joined", "Chinese characters are no words of their own", at="CJK", of=HUGGINGFACE)(
+    joined_at("ideographs")
+)
 
-TokenizerFault.register(
+fault(
     "punctuation-joined",
     "punctuation marks are no words of their own",
     at="word boundaries",
@@ -151,20 +153,20 @@ TokenizerFault.register(
 )(joined_at("punctuation"))
 
 
-@TokenizerFault.register(at="accents", of=HUGGINGFACE, by=respelled)
+@fault(at="accents", of=HUGGINGFACE, by=respelled)
 def accents_kept(letter: str, source: str) -> str:
     """Letters keep their accents."""
     lower = source.lower()
     return lower if len(lower) == 1 and unicodedata.decomposition(lower)[:4] else letter
 
 
-@TokenizerFault.register(at="lower case", by=respelled)
+@fault(at="lower case", by=respelled)
 def case_kept(letter: str, source: str) -> str:
     """Letters keep their case."""
     return source if source != letter and source.lower() == letter else letter
 
 
-@TokenizerFault.register(at="places", of=HUGGINGFACE, by=rewritten)
+@fault(at="places", of=HUGGINGFACE, by=rewritten)
 def places_in_bytes(words: list[Word], base: str) -> list[Word]:
     """Places are counted in bytes of UTF-8."""
     before = [0]
@@ -173,7 +175,7 @@ def places_in_bytes(words: list[Word], base: str) -> list[Word]:
     return [Word(w.text, [before[s] for s in w.starts], [before[e] for e in w.ends]) for w in words]
 
 
-@TokenizerFault.register(at="white space", of=HUGGINGFACE, by=rewritten)
+@fault(at="white space", of=HUGGINGFACE, by=rewritten)
 def no_break_space_kept(words: list[Word], base: str) -> list[Word]:
     """A no-break space stays in its word."""
     made = words[:1]
@@ -187,7 +189,7 @@ def no_break_space_kept(words: list[Word], base: str) -> list[Word]:
     return made
 
 
-@TokenizerFault.register(at="newlines", of=ORIGINAL, by=rewritten)
+@fault(at="newlines", of=ORIGINAL, by=rewritten)
 def newline_dropped(words: list[Word], _base: str) -> list[Word]:
     """Newlines are spaces."""
     return [word for word in words if word.text != "\n"]
@@ -197,13 +199,13 @@ def _unchanged(words: list[Word], _base: str) -> list[Word]:
     return words
 
 
-TokenizerFault.register(
-    "unk-split", "a literal <unk> is characters as others", at="special token", of=HUGGINGFACE
-)(rewritten(_unchanged, keeps_unknown=False))
+fault("unk-split", "a literal <unk> is characters as others", at="special token", of=HUGGINGFACE)(
+    rewritten(_unchanged, keeps_unknown=False)
+)
 
-TokenizerFault.register(
-    "unk-kept", "a literal <unk> is the unknown token", at="special token", of=ORIGINAL
-)(rewritten(_unchanged, keeps_unknown=True))
+fault("unk-kept", "a literal <unk> is the unknown token", at="special token", of=ORIGINAL)(
+    rewritten(_unchanged, keeps_unknown=True)
+)
 
 
 def prepared(prepare: Callable[[OriginalPretokenizer, str], str]) -> type[Tokenizer]:
@@ -216,16 +218,16 @@ def prepared(prepare: Callable[[OriginalPretokenizer, str], str]) -> type[Tokeni
     return splitting(lambda _right: Other())
 
 
-TokenizerFault.register(
+fault(
     "backslash-padded",
     "backslashes stand alone, as a raw pattern would have it",
     at="word boundaries",
     of=ORIGINAL,
 )(prepared(lambda right, text: right.standardized(text.replace("\\", " \\ "))))
 
-TokenizerFault.register(
-    "unrepaired", "ftfy's and the release's repairs are left out", at="text repair", of=ORIGINAL
-)(prepared(lambda _right, text: " ".join(text.split())))
+fault("unrepaired", "ftfy's and the release's repairs are left out", at="text repair", of=ORIGINAL)(
+    prepared(lambda _right, text: " ".join(text.split()))
+)
 
 
 # Wrong merging.
@@ -244,7 +246,7 @@ def _right(vocabulary: Vocabulary) -> BytePairs:
     return BytePairs(vocabulary.ids, vocabulary.merges, unknown=vocabulary.ids[UNKNOWN])
 
 
-@TokenizerFault.register(at="ids", by=merging)
+@fault(at="ids", by=merging)
 def header_counted(vocabulary: Vocabulary) -> Merged:
     """The merges' header counts as a merge, and products have the id after theirs."""
     products = {one + two for one, two in vocabulary.merges}
@@ -253,13 +255,13 @@ def header_counted(vocabulary: Vocabulary) -> Merged:
     return BytePairs(ids, vocabulary.merges, unknown=ids[UNKNOWN]).merged
 
 
-@TokenizerFault.register(at="merges", by=merging)
+@fault(at="merges", by=merging)
 def last_merge_dropped(vocabulary: Vocabulary) -> Merged:
     """The last merge is not read."""
     return BytePairs(vocabulary.ids, vocabulary.merges[:-1], unknown=vocabulary.ids[UNKNOWN]).merged
 
 
-@TokenizerFault.register(at="merges", by=merging)
+@fault(at="merges", by=merging)
 def leftmost_first(vocabulary: Vocabulary) -> Merged:
     """Merges go from left to right and not by rank."""
     pairs = set(vocabulary.merges)
@@ -275,7 +277,7 @@ def leftmost_first(vocabulary: Vocabulary) -> Merged:
     return merged
 
 
-@TokenizerFault.register(at="end of word", by=merging)
+@fault(at="end of word", by=merging)
 def no_end_of_word(vocabulary: Vocabulary) -> Merged:
     """The last letter of a word has no </w>."""
     right = _right(vocabulary)
@@ -283,7 +285,7 @@ def no_end_of_word(vocabulary: Vocabulary) -> Merged:
     return lambda word: right.merged(f"{word}\uffff")[:-1]
 
 
-TokenizerFault.register("unknown-is-one", "unknown characters have id 1", at="unknown characters")(
+fault("unknown-is-one", "unknown characters have id 1", at="unknown characters")(
     merging(lambda vocabulary: BytePairs(vocabulary.ids, vocabulary.merges, unknown=1).merged)
 )
 
@@ -303,16 +305,16 @@ def unknown_where(kept: Callable[[int, list[int], int], bool]) -> type[Tokenizer
     return merging(faulty)
 
 
-TokenizerFault.register(
-    "unknown-dropped", "unknown characters have no id", at="unknown characters"
-)(unknown_where(lambda at, ids, unknown: ids[at] != unknown))
+fault("unknown-dropped", "unknown characters have no id", at="unknown characters")(
+    unknown_where(lambda at, ids, unknown: ids[at] != unknown)
+)
 
-TokenizerFault.register(
-    "unknown-fused", "unknown characters beside each other have one id", at="unknown characters"
-)(unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]))
+fault("unknown-fused", "unknown characters beside each other have one id", at="unknown characters")(
+    unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown])
+)
 
 
-@TokenizerFault.register(at="ids", by=merging)
+@fault(at="ids", by=merging)
 def ids_in_16_bits(vocabulary: Vocabulary) -> Merged:
     """The ids of a word are kept in a signed type of 16 bits."""
     right = _right(vocabulary)
@@ -322,7 +324,7 @@ def ids_in_16_bits(vocabulary: Vocabulary) -> Merged:
 # Long words.
 
 
-@TokenizerFault.register(at="long words", by=merging)
+@fault(at="long words", by=merging)
 def long_cut(vocabulary: Vocabulary) -> Merged:
     """A word is cut after each 64 characters, wherever that is."""
     right = _right(vocabulary)
@@ -337,7 +339,7 @@ def long_cut(vocabulary: Vocabulary) -> Merged:
     return merged
 
 
-@TokenizerFault.register(at="long words", by=merging)
+@fault(at="long words", by=merging)
 def long_cut_before_end(vocabulary: Vocabulary) -> Merged:
     """Long words are cut between characters that are neighbors only in tokens that end a word."""
     right = _right(vocabulary)
@@ -346,7 +348,7 @@ def long_cut_before_end(vocabulary: Vocabulary) -> Merged:
     return right.merged
 
 
-@TokenizerFault.register(at="long words", by=merging)
+@fault(at="long words", by=merging)
 def long_unknown(vocabulary: Vocabulary) -> Merged:
     """A word of more than 100 characters is the unknown token."""
     right = _right(vocabulary)
@@ -392,7 +394,7 @@ TokenizerFault.register_all(
 )
 
 
-@TokenizerFault.register(
+@fault(
     "cache-evicts-wrong",
     "a word that finds the cache full gets the newest one's ids",
     at="word cache",
@@ -404,7 +406,7 @@ class CacheEvictsWrong(product._Pieces):
         return self.popitem()[1] if full else super().__missing__(word)
 
 
-@TokenizerFault.register(
+@fault(
     "cache-given-away", "encode returns its own list, which the caller can change", at="word cache"
 )
 class CacheGivenAway(Tokenizer):
@@ -416,18 +418,14 @@ class CacheGivenAway(Tokenizer):
 # Offsets.
 
 
-@TokenizerFault.register(
-    "ends-included", "an offset's end is the last character", at="places", of=HUGGINGFACE
-)
+@fault("ends-included", "an offset's end is the last character", at="places", of=HUGGINGFACE)
 class EndsIncluded(Tokenizer):
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids, offsets = super().encode_with_offsets(text)
         return ids, [(start, end - 1) for start, end in offsets]
 
 
-@TokenizerFault.register(
-    "places-of-parts", "places count from the last special token", at="places", of=HUGGINGFACE
-)
+@fault("places-of-parts", "places count from the last special token", at="places", of=HUGGINGFACE)
 class PlacesOfParts(Tokenizer):
     def _located(self, text: str) -> Iterator[Word | tuple[int, int, int]]:
         for start, end, number in self._as_given.split(text):
@@ -440,9 +438,7 @@ class PlacesOfParts(Tokenizer):
 # Exceptions.
 
 
-@TokenizerFault.register(
-    "raises-at-pictures", "encode raises an error at characters beyond U+FFFF", at="exception"
-)
+@fault("raises-at-pictures", "encode raises an error at characters beyond U+FFFF", at="exception")
 class RaisesAtPictures(Tokenizer):
     def encode(self, text: str) -> list[int]:
         if any(ord(character) > 0xFFFF for character in text):
@@ -450,9 +446,7 @@ class RaisesAtPictures(Tokenizer):
         return super().encode(text)
 
 
-@TokenizerFault.register(
-    "raises-at-unknown", "decode raises an error at the unknown token", at="exception"
-)
+@fault("raises-at-unknown", "decode raises an error at the unknown token", at="exception")
 class RaisesAtUnknown(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         spelled = {token: token for token in self.vocabulary.tokens if token != UNKNOWN}
@@ -462,38 +456,38 @@ class RaisesAtUnknown(Tokenizer):
 # Decoding.
 
 
-@TokenizerFault.register("decoded-without-spaces", "words are not separated", at="decode")
+@fault("decoded-without-spaces", "words are not separated", at="decode")
 class DecodedWithoutSpaces(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return super().decode(ids).replace(" ", "")
 
 
-@TokenizerFault.register("decoded-with-last-space", "a space ends the text", at="decode")
+@fault("decoded-with-last-space", "a space ends the text", at="decode")
 class DecodedWithLastSpace(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return "".join(token.replace(END, " ") for token in self.tokens(ids))
 
 
-@TokenizerFault.register("decoded-without-unknown", "unknown tokens are left out", at="decode")
+@fault("decoded-without-unknown", "unknown tokens are left out", at="decode")
 class DecodedWithoutUnknown(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return super().decode(number for number in ids if number != self._unknown)
 
 
-@TokenizerFault.register("decoded-end-kept", "the last token keeps its </w>", at="decode")
+@fault("decoded-end-kept", "the last token keeps its </w>", at="decode")
 class DecodedEndKept(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         *others, last = self.tokens(ids) or [""]
         return "".join(token.replace(END, " ") for token in others) + last
 
 
-@TokenizerFault.register("decoded-in-16-bits", "decode takes ids modulo 65,536", at="ids")
+@fault("decoded-in-16-bits", "decode takes ids modulo 65,536", at="ids")
 class DecodedIn16Bits(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return super().decode(int(number) & 0xFFFF for number in ids)
 
 
-@TokenizerFault.register("decoded-from-the-end", "a negative id is accepted", at="other inputs")
+@fault("decoded-from-the-end", "a negative id is accepted", at="other inputs")
 class DecodedFromTheEnd(Tokenizer):
     def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:
         return [self.vocabulary.all_tokens[number] for number in ids]
@@ -502,7 +496,7 @@ class DecodedFromTheEnd(Tokenizer):
 # Batches.
 
 
-@TokenizerFault.register(
+@fault(
     "batch-by-length",
     "rows come from short to long, and not in the order of the texts",
     at="encode_batch",
@@ -512,13 +506,13 @@ class BatchByLength(Tokenizer):
         return sorted(super().encode_batch(texts), key=len)
 
 
-@TokenizerFault.register("batch-without-empty", "a text without ids has no row", at="encode_batch")
+@fault("batch-without-empty", "a text without ids has no row", at="encode_batch")
 class BatchWithoutEmpty(Tokenizer):
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         return [row for row in super().encode_batch(texts) if row]
 
 
-@TokenizerFault.register("batch-padded", "rows are filled up to the longest", at="encode_batch")
+@fault("batch-padded", "rows are filled up to the longest", at="encode_batch")
 class BatchPadded(Tokenizer):
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         rows = super().encode_batch(texts)
@@ -600,9 +594,7 @@ TokenizerFault.register_all(
 # Files.
 
 
-@TokenizerFault.register(
-    "first-merge-not-saved", "the first merge is overwritten by the header", at="files"
-)
+@fault("first-merge-not-saved", "the first merge is overwritten by the header", at="files")
 class FirstMergeNotSaved(Tokenizer):
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         super().save_pretrained(directory)
@@ -611,9 +603,7 @@ class FirstMergeNotSaved(Tokenizer):
         path.write_text("\n".join([header, *rest]), encoding="utf-8", newline="\n")
 
 
-@TokenizerFault.register(
-    "pretokenizer-not-saved", "the pretokenizer's name is not saved", at="files", of=ORIGINAL
-)
+@fault("pretokenizer-not-saved", "the pretokenizer's name is not saved", at="files", of=ORIGINAL)
 class PretokenizerNotSaved(Tokenizer):
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         super().save_pretrained(directory)

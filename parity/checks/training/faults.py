@@ -44,6 +44,9 @@ class TrainingFault(ReplacingFault):
         return self.at.startswith("{variant}")
 
 
+fault = TrainingFault.register
+
+
 def injected(name: str | None) -> AbstractContextManager[None]:
     """Inject a fault while a check runs; none if `name` is None."""
     return contextlib.nullcontext() if name is None else TRAINING_FAULTS[name].injected()
@@ -52,7 +55,7 @@ def injected(name: str | None) -> AbstractContextManager[None]:
 # The data.
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.1.ids", look_for="a micro-batch is left out", replaces=(Trainer, "_micro_batches")
 )
 def last_micro_batch_dropped(right: Function, own: Trainer) -> list[Tensor]:
@@ -61,9 +64,7 @@ def last_micro_batch_dropped(right: Function, own: Trainer) -> list[Tensor]:
     return found[:-1]
 
 
-@TrainingFault.register(
-    at="{variant}.1.ids", look_for="windows overlap", replaces=(Windows, "rows")
-)
+@fault(at="{variant}.1.ids", look_for="windows overlap", replaces=(Windows, "rows"))
 def windows_overlap(right: Function, own: Windows, first: int, count: int) -> Any:
     """A window begins at the last token of the one before."""
     found = []
@@ -75,7 +76,7 @@ def windows_overlap(right: Function, own: Windows, first: int, count: int) -> An
     return torch.stack(found) if found else right(own, first, count)
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.1.ids",
     look_for="windows overlap, begin elsewhere, or come in another order",
     replaces=(Windows, "rows"),
@@ -85,7 +86,7 @@ def windows_one_late(right: Function, own: Windows, first: int, count: int) -> A
     return right(own, first + 1, count)
 
 
-@TrainingFault.register(
+@fault(
     at="windows-16-bit.3.ids",
     look_for="from the second epoch on",
     replaces=(Windows, "_drawn_epoch"),
@@ -95,7 +96,7 @@ def epochs_alike(right: Function, own: Windows, _epoch: int) -> Any:
     return right(own, 0)
 
 
-@TrainingFault.register(
+@fault(
     at="windows-16-bit.1.ids", look_for="ids that do not fit their type", replaces=(Windows, "rows")
 )
 def data_in_16_bits(right: Function, own: Windows, first: int, count: int) -> Any:
@@ -107,7 +108,7 @@ def data_in_16_bits(right: Function, own: Windows, first: int, count: int) -> An
 # Dropout.
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.1.loss",
     look_for="a norm's output",
     replaces=(blocks.TransformerBlock, "forward"),
@@ -124,7 +125,7 @@ def dropout_on_norm(
     return tap("ln_2", own.ln_2(tap("ln_2.input", normed + transformed)))
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.1.dropout",
     look_for="no dropout at h.0.attn.weights",
     replaces=(attention, "dropout"),
@@ -134,7 +135,7 @@ def no_attention_dropout(_right: Function, x: Tensor, _probability: float) -> Te
     return x
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.1.dropout", look_for="no dropout at embeddings", replaces=(model, "dropout")
 )
 def no_embedding_dropout(_right: Function, x: Tensor, _probability: float) -> Tensor:
@@ -142,7 +143,7 @@ def no_embedding_dropout(_right: Function, x: Tensor, _probability: float) -> Te
     return x
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.1.dropout",
     look_for="no dropout at embeddings",
     replaces=(trainer, "accumulate"),
@@ -153,7 +154,7 @@ def dropout_left_off(right: Function, of: nn.Module, *given: Any, **named: Any) 
     return right(of, *given, **named)
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.2.validation",
     look_for="dropout is left on",
     replaces=(trainer, "evaluation_mode"),
@@ -163,7 +164,7 @@ def dropout_in_validation(_right: Function, _model: nn.Module) -> Any:
     return torch.no_grad()
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.1.loss",
     look_for="kept with the probability of being dropped",
     replaces=(blocks, "dropout"),
@@ -173,7 +174,7 @@ def keep_probability(right: Function, x: Tensor, probability: float) -> Any:
     return right(x, 1.0 - probability if probability else probability)
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.2.seeds",
     look_for="the seed of the masks",
     replaces=(reproducibility, "seed_dropout"),
@@ -183,7 +184,7 @@ def masks_repeat(right: Function, seed: int, _step: int, part: int) -> None:
     right(seed, 0, part)
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.1.seeds",
     look_for="the seed of the masks",
     replaces=(reproducibility, "seed_dropout"),
@@ -193,7 +194,7 @@ def masks_of_one_micro_batch(right: Function, seed: int, step: int, _part: int) 
     right(seed, step, 0)
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-tiled.1.gradient",
     look_for="the tiles' dropout masks",
     replaces=(tiled, "_attend_backward"),
@@ -205,9 +206,7 @@ def tile_masks_reversed(
     right(inputs, outputs, (mask.flip(0) for mask in masks), probability)
 
 
-@TrainingFault.register(
-    at="dropout-tiled.1.loss", look_for="not scaled", replaces=(tiled, "_attend")
-)
+@fault(at="dropout-tiled.1.loss", look_for="not scaled", replaces=(tiled, "_attend"))
 def tile_dropout_unscaled(
     right: Function, inputs: Any, context: Tensor, normalizer: Tensor, probability: float
 ) -> Any:
@@ -217,7 +216,7 @@ def tile_dropout_unscaled(
     return masks
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-tiled.1.gradient",
     look_for="the tiles' dropout masks",
     replaces=(tiled, "_attend_backward"),
@@ -232,18 +231,14 @@ def tile_dropout_backward_unscaled(
 # The loss, and gradients that are accumulated.
 
 
-@TrainingFault.register(
-    at="{variant}.1.loss", look_for="targets not shifted", replaces=(trainer, "next_token_loss")
-)
+@fault(at="{variant}.1.loss", look_for="targets not shifted", replaces=(trainer, "next_token_loss"))
 def targets_not_shifted(_right: Function, logits: Tensor, token_ids: Tensor, **_: Any) -> Tensor:
     """Each position predicts its own token."""
     picked = loss.log_softmax(logits).gather(-1, token_ids.clamp_min(0)[..., None])
     return -picked.mean()
 
 
-@TrainingFault.register(
-    at="uneven.1.loss", look_for="a mean of means", replaces=(trainer, "next_token_loss")
-)
+@fault(at="uneven.1.loss", look_for="a mean of means", replaces=(trainer, "next_token_loss"))
 def mean_of_rows(right: Function, logits: Tensor, token_ids: Tensor, **named: Any) -> Tensor:
     """The loss is a mean of the rows' means."""
     rows = zip(torch.split(logits, 1), torch.split(token_ids, 1), strict=True)
@@ -275,7 +270,7 @@ def _accumulate(share: Any, counted: Any = lambda loss, _share: loss) -> Functio
     return accumulate
 
 
-TrainingFault.register(
+fault(
     "mean-of-micro-batches",
     "the loss is a mean of the micro-batches' means",
     at="uneven.1.loss",
@@ -283,7 +278,7 @@ TrainingFault.register(
     replaces=(trainer, "accumulate"),
 )(_accumulate(lambda _count, _total, parts: 1.0 / parts, lambda _right, part: part))
 
-TrainingFault.register(
+fault(
     "parts-not-averaged",
     "accumulated gradients are added up and not averaged",
     at="{variant}.1.gradient.h.{last}.ln_2.weight",
@@ -292,7 +287,7 @@ TrainingFault.register(
 )(_accumulate(lambda _count, _total, _parts: 1.0))
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.1.gradient.h.{last}.ln_2.weight",
     look_for="of some micro-batches alone",
     replaces=(trainer, "accumulate"),
@@ -309,7 +304,7 @@ def gradients_of_the_last_part(
     return right(of, micro_batches, group, before=clear)
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.2.gradient.h.{last}.ln_2.weight",
     look_for="not cleared (zero_grad)",
     replaces=(Adam, "zero_grad"),
@@ -318,7 +313,7 @@ def gradients_kept(_right: Function, _own: Adam) -> None:
     """Gradients are not set to zero after a step."""
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.1.gradient.h.0.ln_2.weight",
     look_for="are not trained",
     replaces=(trainer, "accumulate"),
@@ -334,15 +329,13 @@ def lower_half_frozen(right: Function, of: nn.Module, *given: Any, **named: Any)
     return made
 
 
-@TrainingFault.register(
-    at="loss-in-half.1.dtype", look_for="not widened", replaces=(loss, "next_token_loss")
-)
+@fault(at="loss-in-half.1.dtype", look_for="not widened", replaces=(loss, "next_token_loss"))
 def loss_in_half(right: Function, logits: Tensor, token_ids: Tensor, **named: Any) -> Any:
     """The loss of logits in half precision is computed in half precision."""
     return right(logits, token_ids, **named).to(logits.dtype)
 
 
-@TrainingFault.register(
+@fault(
     at="weights-rounded.1.dtype",
     look_for="rounded weights",
     replaces=(trainer.RoundedWeights, "forward"),
@@ -359,7 +352,7 @@ def rounded_outside_the_graph(_right: Function, own: Any, token_ids: Tensor) -> 
 Named = Iterable[tuple[str, nn.Parameter]]
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.1.first_moment",
     look_for="clipped one parameter at a time",
     replaces=(trainer, "clip_global_norm"),
@@ -373,7 +366,7 @@ def clip_per_parameter(right: Function, named: Named, maximum: float) -> Any:
     return norm
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.1.first_moment",
     look_for="after it, never",
     replaces=(trainer, "clip_global_norm"),
@@ -383,7 +376,7 @@ def clip_after_step(right: Function, named: Named, _maximum: float) -> Any:
     return right(named, math.inf)
 
 
-@TrainingFault.register(
+@fault(
     at="dropout-plain.1.first_moment",
     look_for="below the largest norm",
     replaces=(trainer, "clip_global_norm"),
@@ -398,7 +391,7 @@ def clip_always(right: Function, named: Named, maximum: float) -> Any:
     return norm
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.1.norm",
     look_for="not of all gradients together",
     replaces=(trainer, "clip_global_norm"),
@@ -411,9 +404,7 @@ def norm_without_embedding(right: Function, named: Named, maximum: float) -> Any
 # The optimizer.
 
 
-@TrainingFault.register(
-    at="{variant}.1.first_moment", look_for="decay added to them", replaces=(Adam, "step")
-)
+@fault(at="{variant}.1.first_moment", look_for="decay added to them", replaces=(Adam, "step"))
 def decay_in_gradient(right: Function, own: Adam, learning_rate: float) -> None:
     """Weight decay is added to the gradient (L2)."""
     for parameter in own.parameters.values():
@@ -422,7 +413,7 @@ def decay_in_gradient(right: Function, own: Adam, learning_rate: float) -> None:
     right(own, learning_rate)
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.2.weight.h.{last}.ln_2.weight",
     look_for="weight decay on them",
     replaces=(Adam, "__init__"),
@@ -432,7 +423,7 @@ def decay_on_vectors(right: Function, own: Adam, *given: Any, **named: Any) -> N
     right(own, *given, **named | {"decay_vectors": True})
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.2.weight.h.{last}.mlp.c_proj.weight",
     look_for="weight decay is missing",
     replaces=(Adam, "__init__"),
@@ -442,17 +433,13 @@ def decay_missing(right: Function, own: Adam, *given: Any, **named: Any) -> None
     right(own, *given, **named | {"weight_decay": 0.0})
 
 
-@TrainingFault.register(
-    at="{variant}.1.first_moment", look_for="another beta1", replaces=(Adam, "__init__")
-)
+@fault(at="{variant}.1.first_moment", look_for="another beta1", replaces=(Adam, "__init__"))
 def beta1(right: Function, own: Adam, *given: Any, **named: Any) -> None:
     """0.85 for beta1, 0.9."""
     right(own, *given, **named | {"betas": (0.85, 0.999)})
 
 
-@TrainingFault.register(
-    at="{variant}.1.second_moment", look_for="another beta2", replaces=(Adam, "__init__")
-)
+@fault(at="{variant}.1.second_moment", look_for="another beta2", replaces=(Adam, "__init__"))
 def beta2(right: Function, own: Adam, *given: Any, **named: Any) -> None:
     """0.99 for beta2, 0.999."""
     right(own, *given, **named | {"betas": (0.9, 0.99)})
@@ -465,7 +452,7 @@ def _changed(own: Adam, **changes: object) -> Adam:
     return other
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.2.weight.h.{last}.ln_2.weight",
     look_for="bias correction missing",
     replaces=(Adam, "_rates"),
@@ -475,7 +462,7 @@ def no_bias_correction(_right: Function, own: Adam, learning_rate: float) -> Rat
     return optimizer.VARIANTS[own.variant](learning_rate, 1.0, 1.0, own.weight_decay)
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.2.weight.h.{last}.ln_2.weight",
     look_for="bias correction",
     replaces=(Adam, "_rates"),
@@ -485,15 +472,13 @@ def correction_one_late(right: Function, own: Adam, learning_rate: float) -> Any
     return right(_changed(own, steps=max(0, own.steps - 1)), learning_rate)
 
 
-@TrainingFault.register(
-    at="optimizer-openai.4.weight", look_for="from step 4 on", replaces=(Adam, "_rates")
-)
+@fault(at="optimizer-openai.4.weight", look_for="from step 4 on", replaces=(Adam, "_rates"))
 def correction_stops(right: Function, own: Adam, learning_rate: float) -> Any:
     """Bias correction is that of the third step from then on."""
     return right(_changed(own, steps=min(own.steps, 2)), learning_rate)
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.2.weight.h.{last}.ln_2.weight",
     look_for="epsilon inside the root",
     replaces=(Adam, "_update_run"),
@@ -507,7 +492,7 @@ def epsilon_inside_root(right: Function, own: Adam, p: Tensor, *given: Any) -> N
     p.copy_(before * rates.kept - rates.rate * m / root)
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.2.weight.h.{last}.ln_2.weight",
     look_for="bias correction",
     replaces=(Adam, "_rates"),
@@ -518,9 +503,7 @@ def other_variant(right: Function, own: Adam, learning_rate: float) -> Any:
     return right(_changed(own, variant=other), learning_rate)
 
 
-@TrainingFault.register(
-    at="{variant}.2.first_moment", look_for="not carried over", replaces=(Adam, "step")
-)
+@fault(at="{variant}.2.first_moment", look_for="not carried over", replaces=(Adam, "step"))
 def moments_not_carried(right: Function, own: Adam, learning_rate: float) -> None:
     """Every step begins with moments of zero."""
     _forget_moments(own)
@@ -533,7 +516,7 @@ def _forget_moments(own: Adam) -> None:
             moment.zero_()
 
 
-@TrainingFault.register(
+@fault(
     at="optimizer-openai.1.dtype.bfloat16",
     look_for="half precision",
     replaces=(optimizer, "accumulate_dtype"),
@@ -543,7 +526,7 @@ def moments_in_half(_right: Function, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-@TrainingFault.register(
+@fault(
     at="{variant}.2.weight.tokens_embed.weight", look_for="stepped twice", replaces=(Adam, "step")
 )
 def tied_stepped_twice(right: Function, own: Adam, learning_rate: float) -> None:
@@ -558,34 +541,26 @@ def tied_stepped_twice(right: Function, own: Adam, learning_rate: float) -> None
 # The schedule.
 
 
-@TrainingFault.register(
-    at="{variant}.1.rate", look_for="off by one", replaces=(Schedule, "learning_rate")
-)
+@fault(at="{variant}.1.rate", look_for="off by one", replaces=(Schedule, "learning_rate"))
 def schedule_off_by_one(right: Function, own: Schedule, step: int) -> Any:
     """The schedule counts steps from 1."""
     return right(own, step + 1)
 
 
-@TrainingFault.register(
-    at="{variant}.1.rate", look_for="its warm-up", replaces=(Schedule, "learning_rate")
-)
+@fault(at="{variant}.1.rate", look_for="its warm-up", replaces=(Schedule, "learning_rate"))
 def no_warmup(right: Function, own: Schedule, step: int) -> Any:
     """The schedule has no warm-up."""
     return right(dataclasses.replace(own, warmup=0), step)
 
 
-@TrainingFault.register(
-    at="cosine.6.rate", look_for="its shape", replaces=(Schedule, "learning_rate")
-)
+@fault(at="cosine.6.rate", look_for="its shape", replaces=(Schedule, "learning_rate"))
 def linear_for_cosine(right: Function, own: Schedule, step: int) -> Any:
     """The rate falls in a line where a cosine is due."""
     falls = own.shape == "cosine" and step + own.counted_from > own.warmup
     return right(dataclasses.replace(own, shape="linear") if falls else own, step)
 
 
-@TrainingFault.register(
-    at="cosine.14.rate", look_for="behind its end", replaces=(Schedule, "learning_rate")
-)
+@fault(at="cosine.14.rate", look_for="behind its end", replaces=(Schedule, "learning_rate"))
 def schedule_begins_again(right: Function, own: Schedule, step: int) -> Any:
     """Behind its end the schedule begins again."""
     return right(own, step if step <= own.steps else step - own.steps)
@@ -594,36 +569,28 @@ def schedule_begins_again(right: Function, own: Schedule, step: int) -> Any:
 # Resuming.
 
 
-@TrainingFault.register(
-    at="resume-float32.3.first_moment", look_for="not restored", replaces=(Trainer, "resume")
-)
+@fault(at="resume-float32.3.first_moment", look_for="not restored", replaces=(Trainer, "resume"))
 def resumed_without_moments(right: Function, own: Trainer, checkpoint: Checkpoint) -> None:
     """A resumed run begins with moments of zero."""
     right(own, checkpoint)
     _forget_moments(own.optimizer)
 
 
-@TrainingFault.register(
-    at="resume-float32.3.ids", look_for="position in the data", replaces=(Trainer, "resume")
-)
+@fault(at="resume-float32.3.ids", look_for="position in the data", replaces=(Trainer, "resume"))
 def resumed_at_the_first_window(right: Function, own: Trainer, checkpoint: Checkpoint) -> None:
     """A resumed run begins again with the first window."""
     right(own, checkpoint)
     own.windows_seen = 0
 
 
-@TrainingFault.register(
-    at="resume-float32.3.seeds", look_for="the seed of the masks", replaces=(Trainer, "resume")
-)
+@fault(at="resume-float32.3.seeds", look_for="the seed of the masks", replaces=(Trainer, "resume"))
 def resumed_at_step_0(right: Function, own: Trainer, checkpoint: Checkpoint) -> None:
     """A resumed run begins the schedule and the dropout masks again."""
     right(own, checkpoint)
     own.step = 0
 
 
-@TrainingFault.register(
-    at="resume-float64.3.loss", look_for="not restored", replaces=(Trainer, "checkpoint")
-)
+@fault(at="resume-float64.3.loss", look_for="not restored", replaces=(Trainer, "checkpoint"))
 def resumed_in_float32(right: Function, own: Trainer, settings: dict[str, object]) -> Checkpoint:
     """The weights of a float64 run are saved in float32."""
     made: Checkpoint = right(own, settings)

@@ -8,8 +8,6 @@ rounding would enlarge the reference error and so excuse itself.
 
 import copy
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -29,8 +27,7 @@ from parity.checks.gradients.taps import parameter_names
 from parity.core import inputs, runners
 from parity.core.reordered import Reordered
 from reference import huggingface, training_oracle
-from scratch_gpt.data import TokenData
-from scratch_gpt.data.dataset import sampled_sha256
+from scratch_gpt.data import TokenData, dataset
 from scratch_gpt.model import GPT
 from scratch_gpt.training import recipe as product
 from scratch_gpt.training.distributed import Group
@@ -137,24 +134,24 @@ def prepared(
     path = folder / "tokens.bin"
     path.write_bytes(np.concatenate([train, validation]).astype(f"<u{width}").tobytes())
     count = len(train) + len(validation)
-    recipe = {
-        "vocabulary": "0" * 64,
-        "pretokenizer": "huggingface",
-        "vocab_size": 1 << (8 * width),
-        "errors": "strict",
-        "validation_fraction": (len(validation) + 0.5) / count,
-    }
-    fields = {
-        "format": 1,
-        "recipe": recipe,
-        "tokens": count,
-        "validation": len(validation),
+    recipe = dataset.Recipe(
+        vocabulary="0" * 64,
+        pretokenizer="huggingface",
+        vocab_size=1 << (8 * width),
+        errors="strict",
+        validation_fraction=(len(validation) + 0.5) / count,
+    )
+    manifest = dataset.Manifest(
+        format=1,
+        recipe=recipe,
+        tokens=count,
+        validation=len(validation),
         **dict.fromkeys(("unknown", "characters", "replaced"), 0),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "sampled_sha256": sampled_sha256(path),
-        "sources": [],
-    }
-    (folder / "manifest.json").write_text(json.dumps(fields), encoding="utf-8")
+        sha256=dataset.sha256(path),
+        sampled_sha256=dataset.sampled_sha256(path),
+        sources=(),
+    )
+    (folder / "manifest.json").write_text(manifest.text, encoding="utf-8")
     return TokenData.open(folder)
 
 
