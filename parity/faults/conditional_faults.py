@@ -6,13 +6,12 @@ Precision, dropout, padding, rows of a batch, tiles of a kernel, and forms that 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from parity.core.inputs import Inputs, seeded
-from parity.faults.forward_faults import Faults, dropped, family, looked_up, normed_by, rounded
+from parity.faults.forward_faults import Faults, dropped, family, looked_up, narrow, normed_by
 from parity.operations import OPERATIONS, Op, Operation, hidden, layer_norm, merge_heads, softmax
 
 # Inputs.
@@ -55,33 +54,8 @@ def _places(op: Op) -> tuple[Tensor, Tensor]:
 # Precision.
 
 
-class _Narrow:
-    """The context of an operation whose inputs and parameters are rounded to another dtype."""
-
-    def __init__(self, op: Op, dtype: torch.dtype) -> None:
-        self._op, self._dtype = op, dtype
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._op, name)
-
-    def input(self, kind: str) -> Tensor:
-        return rounded(self._op.input(kind), self._dtype)
-
-    def parameter(self, name: str) -> Tensor:
-        return rounded(self._op.parameter(name), self._dtype)
-
-
-def _narrow(*kinds: str, dtype: torch.dtype) -> dict[str, Operation]:
-    """Return operations computed once in another dtype: inputs, parameters and result rounded."""
-
-    def operation(kind: str) -> Operation:
-        return lambda op: rounded(OPERATIONS[kind](cast("Op", _Narrow(op, dtype))), dtype)
-
-    return {kind: operation(kind) for kind in kinds}
-
-
 _QKV = ("attn.query", "attn.key", "attn.value")
-_half, _single = (partial(_narrow, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+_half, _single = (partial(narrow, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
 
 _NARROWED: Mapping[str, Faults] = {
     "embeddings": {

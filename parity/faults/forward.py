@@ -21,9 +21,9 @@ from parity.faults.forward_faults import (
     bare_norm,
     family,
     linear_of,
+    narrow,
     normed_by,
     projected,
-    rounded,
     sum_of,
 )
 from parity.faults.registry import faults_of
@@ -171,14 +171,6 @@ def _rms(x: Tensor, epsilon: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
 
 
-def _norms_in(dtype: torch.dtype) -> dict[str, Operation]:
-    def norm(x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        x, gain, bias = (rounded(part, dtype) for part in (x, gain, bias))
-        return rounded(layer_norm(x, gain, bias, epsilon), dtype)
-
-    return normed_by(norm)
-
-
 def _ln_1_by_2(op: Op) -> Tensor:
     return normed(op, "ln_1.input", "ln_2")
 
@@ -283,8 +275,8 @@ family(
     "the model has a wider dtype",
     "norm(x.float()), outside autocast",
     {
-        "norm-bfloat16": ("the norms in bfloat16", _norms_in(torch.bfloat16)),
-        "norm-float16": ("the norms in float16", _norms_in(torch.float16)),
+        "norm-bfloat16": ("the norms in bfloat16", narrow("ln_1", "ln_2", dtype=torch.bfloat16)),
+        "norm-float16": ("the norms in float16", narrow("ln_1", "ln_2", dtype=torch.float16)),
     },
     look_for="an operation computes in it",
     family="precision",
@@ -326,10 +318,6 @@ def _gelu(x: Tensor, *, root: float = math.sqrt(2.0 / math.pi), cubic: float = 0
 
 def _gelu_parenthesis(x: Tensor) -> Tensor:
     return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * x + 0.044715 * x**3))
-
-
-def _gelu_in(dtype: torch.dtype) -> Operation:
-    return _active(lambda x: rounded(_gelu(rounded(x, dtype)), dtype))
 
 
 @TensorFault.register(
@@ -406,8 +394,8 @@ family(
     "the model has a wider dtype",
     "gelu(x.float()), outside autocast",
     {
-        "gelu-bfloat16": ("GELU in bfloat16", _gelu_in(torch.bfloat16)),
-        "gelu-float16": ("GELU in float16", _gelu_in(torch.float16)),
+        "gelu-bfloat16": ("GELU in bfloat16", narrow("mlp.gelu", dtype=torch.bfloat16)),
+        "gelu-float16": ("GELU in float16", narrow("mlp.gelu", dtype=torch.float16)),
     },
     look_for="an operation computes in it",
     family="precision",

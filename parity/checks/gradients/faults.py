@@ -18,6 +18,7 @@ from parity.checks.gradients.taps import BLOCK
 from parity.core.lockstep import TapFunction
 from parity.core.taps import never_formed_kinds
 from parity.faults.forward import with_tap
+from parity.faults.forward_faults import rounded
 from parity.faults.registry import Fault, faults_of
 from parity.operations import (
     Call,
@@ -302,7 +303,7 @@ def residual_twice(value: Tensor, op: Op) -> Tensor:
 )
 def gradient_bfloat16(value: Tensor, _op: Op) -> Tensor:
     """The gradient of c_fc's output rounded to bfloat16."""
-    return cast("Tensor", _Rounded.apply(value, torch.bfloat16))  # type: ignore[no-untyped-call]
+    return _with_rounded_gradient(value, torch.bfloat16)
 
 
 @fault(
@@ -314,7 +315,7 @@ def gradient_bfloat16(value: Tensor, _op: Op) -> Tensor:
 )
 def gradient_float32(value: Tensor, _op: Op) -> Tensor:
     """The gradient of the sum after attention rounded to float32."""
-    return cast("Tensor", _Rounded.apply(value, torch.float32))  # type: ignore[no-untyped-call]
+    return _with_rounded_gradient(value, torch.float32)
 
 
 # Embeddings.
@@ -333,17 +334,11 @@ def positions_averaged(value: Tensor, op: Op) -> Tensor:
     return value / float(op.token_ids.shape[0])
 
 
-class _Rounded(Function):
-    """A tensor whose gradient is rounded to another dtype."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, value: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.dtype = dtype  # type: ignore[attr-defined]
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].to(ctx.dtype).to(gradients[0].dtype), None  # type: ignore[attr-defined]
+def _with_rounded_gradient(value: Tensor, dtype: torch.dtype) -> Tensor:
+    value = value.clone()
+    if value.requires_grad:
+        value.register_hook(lambda gradient: rounded(gradient, dtype))  # type: ignore[no-untyped-call]
+    return value
 
 
 def _constant_variance(x: Tensor, epsilon: float) -> Tensor:
