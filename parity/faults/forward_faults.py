@@ -398,10 +398,7 @@ family(
     "h.{i}.attn.query",
     "GPT-1 has 12, which no weight shows",
     "n_head=12",
-    {
-        "heads-fewer": ("too few heads", _heads(-1)),
-        "heads-more": ("too many heads", _heads(1)),
-    },
+    {"heads-fewer": ("too few heads", _heads(-1)), "heads-more": ("too many heads", _heads(1))},
     look_for="[batch head time head_width]",
 )
 
