@@ -33,6 +33,7 @@ from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
 from parity.faults import conditional_faults, forward, forward_faults
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
 from parity.faults.registry import Fault, faults_of
+from parity.faults.replacing import ReplacingFault
 
 FOLDER = Path(__file__).parents[1] / "docs" / "faults"
 RECORD = "measured.json"
@@ -145,6 +146,8 @@ def _registered(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple):
                 yield str(key.value), value.elts[-1]
+    if isinstance(node, ast.FunctionDef):
+        yield node.name.replace("_", "-"), node
     for call in getattr(node, "decorator_list", [])[:1]:
         yield from ((name, node) for name in _named(call))
     if isinstance(node, ast.Call):
@@ -234,8 +237,6 @@ COMMANDS = {
 RIGHT_CODE = {
     BackwardFault: "autograd computes the right gradient; of a hand-written backward pass, compare "
     "each term with [`fused_ops.py`](../../scratch_gpt/kernels/fused_ops.py)",
-    TrainingFault: "the right code is what the fault replaces: see "
-    "[`trainer.py`](../../scratch_gpt/training/trainer.py)",
     TokenizerFault: "the right tokenizer is "
     "[`scratch_gpt/tokenizer`](../../scratch_gpt/tokenizer/tokenizer.py)",
     InvariantFault: "the right code is what the fault replaces: see "
@@ -312,7 +313,7 @@ def page(fault: Fault, measured: Mapping[str, Any] | None) -> str:
     lines += ["## Fix", ""]
     if isinstance(fault, ForwardFault):
         return "\n".join([*lines, "```text", fault.fix, "```", ""])
-    if isinstance(fault, GenerationFault):
+    if isinstance(fault, ReplacingFault):
         owner, function = fault.replaces
         module = getattr(owner, "__module__", owner.__name__ if hasattr(owner, "__name__") else "")
         file = module.replace(".", "/") + ".py"

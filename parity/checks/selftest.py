@@ -156,10 +156,7 @@ def faulty(model: GPT, fault: Fault | None, block: int = 0) -> GPT:
 
 
 def forward_runner(
-    models: Models,
-    backend: str = "plain",
-    block: int = 0,
-    modes: Sequence[Mode] = (Mode.FLOAT64,),
+    models: Models, backend: str = "plain", block: int = 0, modes: Sequence[Mode] = (Mode.FLOAT64,)
 ) -> Runner:
     """Return the forward check, by default in float64, with a fault in one block."""
 
@@ -344,7 +341,7 @@ def selftest(
             continue
         if isinstance(one, Trial):
             trials.append(one)
-        rows.append(_row(one) if isinstance(one, Trial) else one)
+        rows.append(_trial_row(one) if isinstance(one, Trial) else one)
         progress(rows[-1].tap, len(rows), total)
     failing = next((row for row in rows if row.status is not Status.PASS), None)
     return finish(
@@ -378,44 +375,34 @@ def _plan(faults: Mapping[str, Sequence[Fault]], left_out: Mapping[str, str]) ->
     return Plan.of({kind: (count, count) for kind, count in counts.items()}, exempt)
 
 
-def _row(trial: Trial) -> Row:
+def _row(name: str, kind: str, wrong: str, details: dict[str, Any]) -> Row:
     return Row(
-        tap=trial.fault.name,
-        backend=trial.kind,
-        dtype="float64",
-        mode=Mode.EXACT,
-        against="registry",
-        status=Status.FAIL if trial.wrong else Status.PASS,
-        bound=0.0,
-        detail=trial.wrong,
-        details={
-            "family": trial.fault.group,
-            "killed": trial.killed,
-            "placed": trial.placed,
-            "named": trial.named,
-            "expected": trial.expected,
-            "place": trial.place,
-            "margin": trial.margin,
-            "proof": trial.fault.proof,
-        },
-    )
-
-
-def _clean_row(kind: str, report: Report) -> Row:
-    passed = report.exit_code == ExitCode.PASS
-    first = report.first_divergence
-    why = first and f"right code fails at {first.tap}: {first.why}"
-    return Row(
-        tap=f"no fault, {kind}",
+        tap=name,
         backend=kind,
         dtype="float64",
         mode=Mode.EXACT,
         against="registry",
-        status=Status.PASS if passed else Status.FAIL,
+        status=Status.FAIL if wrong else Status.PASS,
         bound=0.0,
-        detail="" if passed else why or "; ".join(reason.what for reason in report.reasons),
-        details={"family": "right code"},
+        detail=wrong,
+        details=details,
     )
+
+
+def _trial_row(trial: Trial) -> Row:
+    fields = ("killed", "placed", "named", "expected", "place", "margin")
+    details = {"family": trial.fault.group, **{name: getattr(trial, name) for name in fields}}
+    details["proof"] = trial.fault.proof
+    return _row(trial.fault.name, trial.kind, trial.wrong, details)
+
+
+def _clean_row(kind: str, report: Report) -> Row:
+    first, wrong = report.first_divergence, ""
+    if report.exit_code != ExitCode.PASS:
+        wrong = "; ".join(reason.what for reason in report.reasons) or "no verdict"
+        if first is not None:
+            wrong = f"right code fails at {first.tap}: {first.why}"
+    return _row(f"no fault, {kind}", kind, wrong, {"family": "right code"})
 
 
 def _summary(trials: Sequence[Trial]) -> str:

@@ -5,22 +5,14 @@ Precision, dropout, padding, rows of a batch, tiles of a kernel, and forms that 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from parity.core.inputs import Inputs, seeded
-from parity.faults.forward_faults import Faults, dropped, family, looked_up, normed_by, rounded
-from parity.operations import (
-    OPERATIONS,
-    Op,
-    Operation,
-    hidden,
-    layer_norm,
-    merge_heads,
-    softmax,
-)
+from parity.faults.forward_faults import Faults, dropped, family, looked_up, narrow, normed_by
+from parity.operations import OPERATIONS, Op, Operation, hidden, layer_norm, merge_heads, softmax
 
 # Inputs.
 
@@ -37,9 +29,7 @@ def _padded(size: int, seed: int) -> Inputs:
     ids = _rows(3, 11)(size, seed).token_ids
     mask = torch.arange(11) >= torch.tensor([4, 0, 7])[:, None]
     return Inputs(
-        token_ids=ids,
-        positions=(mask.long().cumsum(-1) - 1).clamp(min=0),
-        attention_mask=mask,
+        token_ids=ids, positions=(mask.long().cumsum(-1) - 1).clamp(min=0), attention_mask=mask
     )
 
 
@@ -64,107 +54,58 @@ def _places(op: Op) -> tuple[Tensor, Tensor]:
 # Precision.
 
 
-class _Narrow:
-    """The context of an operation whose inputs and parameters are rounded to another dtype."""
-
-    def __init__(self, op: Op, dtype: torch.dtype) -> None:
-        self._op, self._dtype = op, dtype
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._op, name)
-
-    def input(self, kind: str) -> Tensor:
-        return rounded(self._op.input(kind), self._dtype)
-
-    def parameter(self, name: str) -> Tensor:
-        return rounded(self._op.parameter(name), self._dtype)
-
-
-def _narrow(*kinds: str, dtype: torch.dtype) -> dict[str, Operation]:
-    """Return operations computed once in another dtype: inputs, parameters and result rounded."""
-
-    def operation(kind: str) -> Operation:
-        return lambda op: rounded(OPERATIONS[kind](cast("Op", _Narrow(op, dtype))), dtype)
-
-    return {kind: operation(kind) for kind in kinds}
-
-
 _QKV = ("attn.query", "attn.key", "attn.value")
-_HALF, _SINGLE = torch.bfloat16, torch.float32
+_half, _single = (partial(narrow, dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
 
 _NARROWED: Mapping[str, Faults] = {
     "embeddings": {
-        "embeddings-bfloat16": (
-            "the embeddings in bfloat16",
-            _narrow("embeddings", dtype=_HALF),
-        ),
-        "embeddings-float32": (
-            "the embeddings in float32",
-            _narrow("embeddings", dtype=_SINGLE),
-        ),
+        "embeddings-bfloat16": ("the embeddings in bfloat16", _half("embeddings")),
+        "embeddings-float32": ("the embeddings in float32", _single("embeddings")),
     },
     "h.{i}.attn.query": {
-        "qkv-bfloat16": ("query, key and value in bfloat16", _narrow(*_QKV, dtype=_HALF)),
-        "qkv-float32": ("query, key and value in float32", _narrow(*_QKV, dtype=_SINGLE)),
+        "qkv-bfloat16": ("query, key and value in bfloat16", _half(*_QKV)),
+        "qkv-float32": ("query, key and value in float32", _single(*_QKV)),
     },
     "h.{i}.attn.scores": {
-        "scores-bfloat16": ("the scores in bfloat16", _narrow("attn.scores", dtype=_HALF)),
-        "scores-float32": ("the scores in float32", _narrow("attn.scores", dtype=_SINGLE)),
+        "scores-bfloat16": ("the scores in bfloat16", _half("attn.scores")),
+        "scores-float32": ("the scores in float32", _single("attn.scores")),
     },
-    "h.{i}.attn.weights": {
-        "softmax-float32": ("the softmax in float32", _narrow("attn.weights", dtype=_SINGLE)),
-    },
+    "h.{i}.attn.weights": {"softmax-float32": ("the softmax in float32", _single("attn.weights"))},
     "h.{i}.attn.context": {
         "context-bfloat16": (
             "the product of weights and values in bfloat16",
-            _narrow("attn.context", dtype=_HALF),
+            _half("attn.context"),
         ),
         "context-float32": (
             "the product of weights and values in float32",
-            _narrow("attn.context", dtype=_SINGLE),
+            _single("attn.context"),
         ),
     },
     "h.{i}.attn": {
-        "attn-c-proj-bfloat16": ("attention's c_proj in bfloat16", _narrow("attn", dtype=_HALF)),
-        "attn-c-proj-float32": ("attention's c_proj in float32", _narrow("attn", dtype=_SINGLE)),
+        "attn-c-proj-bfloat16": ("attention's c_proj in bfloat16", _half("attn")),
+        "attn-c-proj-float32": ("attention's c_proj in float32", _single("attn")),
     },
     "h.{i}.ln_1.input": {
-        "attention-sum-bfloat16": (
-            "the sum after attention in bfloat16",
-            _narrow("ln_1.input", dtype=_HALF),
-        ),
-        "attention-sum-float32": (
-            "the sum after attention in float32",
-            _narrow("ln_1.input", dtype=_SINGLE),
-        ),
+        "attention-sum-bfloat16": ("the sum after attention in bfloat16", _half("ln_1.input")),
+        "attention-sum-float32": ("the sum after attention in float32", _single("ln_1.input")),
     },
-    "h.{i}.ln_1": {
-        "norm-float32": ("the norms in float32", _narrow("ln_1", "ln_2", dtype=_SINGLE)),
-    },
+    "h.{i}.ln_1": {"norm-float32": ("the norms in float32", _single("ln_1", "ln_2"))},
     "h.{i}.mlp.c_fc": {
-        "c-fc-bfloat16": ("c_fc in bfloat16", _narrow("mlp.c_fc", dtype=_HALF)),
-        "c-fc-float32": ("c_fc in float32", _narrow("mlp.c_fc", dtype=_SINGLE)),
+        "c-fc-bfloat16": ("c_fc in bfloat16", _half("mlp.c_fc")),
+        "c-fc-float32": ("c_fc in float32", _single("mlp.c_fc")),
     },
-    "h.{i}.mlp.gelu": {
-        "gelu-float32": ("GELU in float32", _narrow("mlp.gelu", dtype=_SINGLE)),
-    },
+    "h.{i}.mlp.gelu": {"gelu-float32": ("GELU in float32", _single("mlp.gelu"))},
     "h.{i}.mlp": {
-        "mlp-c-proj-bfloat16": ("the MLP's c_proj in bfloat16", _narrow("mlp", dtype=_HALF)),
-        "mlp-c-proj-float32": ("the MLP's c_proj in float32", _narrow("mlp", dtype=_SINGLE)),
+        "mlp-c-proj-bfloat16": ("the MLP's c_proj in bfloat16", _half("mlp")),
+        "mlp-c-proj-float32": ("the MLP's c_proj in float32", _single("mlp")),
     },
     "h.{i}.ln_2.input": {
-        "mlp-sum-bfloat16": (
-            "the sum after the MLP in bfloat16",
-            _narrow("ln_2.input", dtype=_HALF),
-        ),
-        "mlp-sum-float32": (
-            "the sum after the MLP in float32",
-            _narrow("ln_2.input", dtype=_SINGLE),
-        ),
+        "mlp-sum-bfloat16": ("the sum after the MLP in bfloat16", _half("ln_2.input")),
+        "mlp-sum-float32": ("the sum after the MLP in float32", _single("ln_2.input")),
     },
     "logits": {
-        "logits-bfloat16": ("the head in bfloat16", _narrow("logits", dtype=_HALF)),
-        "logits-float32": ("the head in float32", _narrow("logits", dtype=_SINGLE)),
+        "logits-bfloat16": ("the head in bfloat16", _half("logits")),
+        "logits-float32": ("the head in float32", _single("logits")),
     },
 }
 for _at, _faults in _NARROWED.items():
@@ -182,24 +123,16 @@ for _at, _faults in _NARROWED.items():
 
 _DROPPED: Mapping[str, Faults] = {
     "embeddings": {
-        "embedding-dropout-left-on": (
-            "dropout of the embeddings left on",
-            dropped("embeddings"),
-        ),
+        "embedding-dropout-left-on": ("dropout of the embeddings left on", dropped("embeddings")),
         "embedding-dropout-scaled": (
             "embeddings scaled by 0.9, as dropout once did it",
             lambda op: 0.9 * OPERATIONS["embeddings"](op),
         ),
     },
     "h.{i}.attn": {
-        "projection-dropout-left-on": (
-            "dropout after attention left on",
-            dropped("attn"),
-        ),
+        "projection-dropout-left-on": ("dropout after attention left on", dropped("attn"))
     },
-    "h.{i}.mlp": {
-        "mlp-dropout-left-on": ("dropout after the MLP left on", dropped("mlp")),
-    },
+    "h.{i}.mlp": {"mlp-dropout-left-on": ("dropout after the MLP left on", dropped("mlp"))},
 }
 for _at, _faults in _DROPPED.items():
     family(
@@ -233,12 +166,7 @@ def _padding(change: Callable[[Tensor], Tensor]) -> Operation:
 
 def _over_heads(op: Op) -> Tensor:
     """Repeat the mask head by head, where rows of scores go batch by batch."""
-    heads = op.n_head
-
-    def repeated(mask: Tensor) -> Tensor:
-        return mask.repeat(heads, 1).view(len(mask), heads, -1)
-
-    return _padding(repeated)(op)
+    return _padding(lambda mask: mask.repeat(op.n_head, 1).view(len(mask), op.n_head, -1))(op)
 
 
 def _padding_after_softmax(op: Op) -> Tensor:
@@ -297,7 +225,7 @@ family(
         "positions-go-on": (
             "positions go on from row to row",
             looked_up(lambda op: torch.arange(op.token_ids.numel()).view_as(op.token_ids)),
-        ),
+        )
     },
     look_for="[rows time width]",
     family="padding and batch",
@@ -363,15 +291,14 @@ for _at, _look, _faults in _MIXED:
 # Tiles of a kernel.
 
 
-def _attended(op: Op, visible: Tensor) -> Tensor:
-    """Return the context where a query sees what `visible` `[time time]` leaves."""
-    weights = softmax(op.input("attn.scores").masked_fill(~visible, -math.inf))
-    return merge_heads(weights @ op.input("attn.value"))
-
-
 def _tiled(visible: Callable[[Tensor, Tensor], Tensor]) -> Operation:
     """Return the context where a query sees a function of its number and the key's."""
-    return lambda op: _attended(op, visible(*_places(op)))
+
+    def operation(op: Op) -> Tensor:
+        scores = op.input("attn.scores").masked_fill(~visible(*_places(op)), -math.inf)
+        return merge_heads(softmax(scores) @ op.input("attn.value"))
+
+    return operation
 
 
 def _last_tile_empty(op: Op) -> Tensor:
@@ -381,37 +308,28 @@ def _last_tile_empty(op: Op) -> Tensor:
     return context
 
 
-def _by_tiles(
-    op: Op, combine: Callable[[list[Tensor], list[Tensor], list[Tensor]], Tensor]
-) -> Tensor:
-    """Return the context combined from numerators, sums and maxima of tiles of keys."""
-    query, key = _places(op)
-    scores = op.input("attn.scores").masked_fill(key > query, -math.inf)
-    tops, sums, numerators = [], [], []
-    for start in range(0, scores.shape[-1], TILE):
-        part, value = scores[..., start : start + TILE], op.input("attn.value")
-        top = part.amax(-1, keepdim=True).clamp(min=-1e9)
-        powers = torch.exp(part - top)
-        tops.append(top)
-        sums.append(powers.sum(-1, keepdim=True))
-        numerators.append(powers @ value[..., start : start + TILE, :])
-    return merge_heads(combine(numerators, sums, tops))
+def _by_tiles(combine: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Operation:
+    """Return the context combined from numerators, sums and maxima of tiles of keys, stacked."""
+
+    def operation(op: Op) -> Tensor:
+        query, key = _places(op)
+        scores = op.input("attn.scores").masked_fill(key > query, -math.inf)
+        tops, sums, numerators = [], [], []
+        for start in range(0, scores.shape[-1], TILE):
+            part, value = scores[..., start : start + TILE], op.input("attn.value")
+            top = part.amax(-1, keepdim=True).clamp(min=-1e9)
+            powers = torch.exp(part - top)
+            tops.append(top)
+            sums.append(powers.sum(-1, keepdim=True))
+            numerators.append(powers @ value[..., start : start + TILE, :])
+        return merge_heads(combine(*map(torch.stack, (numerators, sums, tops))))
+
+    return operation
 
 
-def _not_rescaled(op: Op) -> Tensor:
-    def combine(parts: list[Tensor], sums: list[Tensor], _tops: list[Tensor]) -> Tensor:
-        return torch.stack(parts).sum(0) / torch.stack(sums).sum(0)
-
-    return _by_tiles(op, combine)
-
-
-def _sum_of_last(op: Op) -> Tensor:
-    def combine(parts: list[Tensor], sums: list[Tensor], tops: list[Tensor]) -> Tensor:
-        highest = torch.stack(tops).amax(0)
-        scaled = [part * torch.exp(top - highest) for part, top in zip(parts, tops, strict=True)]
-        return torch.stack(scaled).sum(0) / (sums[0] * torch.exp(tops[0] - highest))
-
-    return _by_tiles(op, combine)
+def _sum_of_first(numerators: Tensor, sums: Tensor, tops: Tensor) -> Tensor:
+    scales = torch.exp(tops - tops.amax(0))
+    return (numerators * scales).sum(0) / (sums[0] * scales[0])
 
 
 family(
@@ -444,8 +362,14 @@ family(
                 )
             ),
         ),
-        "tile-not-rescaled": ("tiles added without rescaling to one maximum", _not_rescaled),
-        "tile-sum-of-first": ("divided by the sum of the first tile alone", _sum_of_last),
+        "tile-not-rescaled": (
+            "tiles added without rescaling to one maximum",
+            _by_tiles(lambda numerators, sums, _tops: numerators.sum(0) / sums.sum(0)),
+        ),
+        "tile-sum-of-first": (
+            "divided by the sum of the first tile alone",
+            _by_tiles(_sum_of_first),
+        ),
     },
     look_for="the end of a tile",
     family="kernel and tile",
@@ -459,7 +383,7 @@ family(
         "single-token-padded": (
             "one token shares its weight with an empty key",
             lambda op: OPERATIONS["attn.context"](op) / (1.0 + (op.token_ids.shape[1] == 1)),
-        ),
+        )
     },
     look_for="the end of a tile",
     family="kernel and tile",
@@ -477,7 +401,7 @@ family(
         "epsilon-fixed": (
             "epsilon 1e-5 whatever the config has",
             normed_by(lambda x, gain, bias, _epsilon: layer_norm(x, gain, bias, 1e-5)),
-        ),
+        )
     },
     look_for="or the config's",
     inputs="another epsilon",
@@ -521,16 +445,9 @@ family(
 # Equivalent forms: they look like faults, and give the same tensors.
 
 
-def _equivalent(at: str, name: str, what: str, proof: str, code: object) -> None:
-    family(
-        at,
-        "both are right",
-        "nothing to do",
-        {name: (what, code)},  # type: ignore[dict-item]
-        look_for="",
-        family="equivalent",
-        proof=proof,
-    )
+def _equivalent(at: str, name: str, what: str, proof: str, code: Operation) -> None:
+    right, fix = "both are right", "nothing to do"
+    family(at, right, fix, {name: (what, code)}, look_for="", family="equivalent", proof=proof)
 
 
 def _sigmoid_gelu(op: Op) -> Tensor:

@@ -21,9 +21,9 @@ from parity.faults.forward_faults import (
     bare_norm,
     family,
     linear_of,
+    narrow,
     normed_by,
     projected,
-    rounded,
     sum_of,
 )
 from parity.faults.registry import faults_of
@@ -171,14 +171,6 @@ def _rms(x: Tensor, epsilon: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon)
 
 
-def _norms_in(dtype: torch.dtype) -> dict[str, Operation]:
-    def norm(x: Tensor, gain: Tensor, bias: Tensor, epsilon: float) -> Tensor:
-        x, gain, bias = (rounded(part, dtype) for part in (x, gain, bias))
-        return rounded(layer_norm(x, gain, bias, epsilon), dtype)
-
-    return normed_by(norm)
-
-
 def _ln_1_by_2(op: Op) -> Tensor:
     return normed(op, "ln_1.input", "ln_2")
 
@@ -283,8 +275,8 @@ family(
     "the model has a wider dtype",
     "norm(x.float()), outside autocast",
     {
-        "norm-bfloat16": ("the norms in bfloat16", _norms_in(torch.bfloat16)),
-        "norm-float16": ("the norms in float16", _norms_in(torch.float16)),
+        "norm-bfloat16": ("the norms in bfloat16", narrow("ln_1", "ln_2", dtype=torch.bfloat16)),
+        "norm-float16": ("the norms in float16", narrow("ln_1", "ln_2", dtype=torch.float16)),
     },
     look_for="an operation computes in it",
     family="precision",
@@ -328,20 +320,15 @@ def _gelu_parenthesis(x: Tensor) -> Tensor:
     return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * x + 0.044715 * x**3))
 
 
-def _gelu_in(dtype: torch.dtype) -> Operation:
-    return _active(lambda x: rounded(_gelu(rounded(x, dtype)), dtype))
-
-
 @TensorFault.register(
-    "weight-off",
-    "one weight of c_fc off by 1e-4",
     right="weights are those of the checkpoint, to the bit",
     fix="load the weights again",
     look_for="a wrong element",
     family="mlp",
     at="h.{i}.mlp.c_fc",
 )
-def _(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
+def weight_off(parameters: Mapping[str, Tensor], block: int) -> dict[str, Tensor]:
+    """One weight of c_fc off by 1e-4."""
     name = f"h.{block}.mlp.c_fc.weight"
     weight = parameters[name].clone()
     weight[1, 2] += 1e-4
@@ -407,8 +394,8 @@ family(
     "the model has a wider dtype",
     "gelu(x.float()), outside autocast",
     {
-        "gelu-bfloat16": ("GELU in bfloat16", _gelu_in(torch.bfloat16)),
-        "gelu-float16": ("GELU in float16", _gelu_in(torch.float16)),
+        "gelu-bfloat16": ("GELU in bfloat16", narrow("mlp.gelu", dtype=torch.bfloat16)),
+        "gelu-float16": ("GELU in float16", narrow("mlp.gelu", dtype=torch.float16)),
     },
     look_for="an operation computes in it",
     family="precision",
@@ -439,54 +426,50 @@ family(
 
 
 @TensorFault.register(
-    "blocks-reversed",
-    "blocks in reverse order",
     right="block 0 is the first",
     fix="for block in self.h: x = block(x)",
     look_for="blocks in another order",
     family="blocks",
     at="h.0.attn.query",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def blocks_reversed(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """Blocks in reverse order."""
     return _blocks(parameters, lambda order: order[::-1])
 
 
 @TensorFault.register(
-    "blocks-swapped",
-    "blocks 0 and 1 swapped",
     right="block 0 is the first",
     fix="load the tensors h.0.* into block 0",
     look_for="blocks in another order",
     family="blocks",
     at="h.0.attn.query",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def blocks_swapped(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """Blocks 0 and 1 swapped."""
     return _blocks(parameters, lambda order: [1, 0, *order[2:]])
 
 
 @TensorFault.register(
-    "block-shared",
-    "one block in place of all",
     right="each block has weights of its own",
     fix="nn.ModuleList([Block() for _ in range(n_layer)])",
     look_for="blocks in another order",
     family="blocks",
     at="h.1.attn.query",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def block_shared(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """One block in place of all."""
     return _blocks(parameters, lambda order: [0] * len(order))
 
 
 @TensorFault.register(
-    "string-order",
-    "blocks sorted as strings: 0 1 10 11 2",
     right="their order is that of the numbers",
     fix='sorted(names, key=lambda name: int(name.split(".")[1]))',
     look_for="blocks sorted as strings",
     family="blocks",
     at="h.2.attn.query",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def string_order(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """Blocks sorted as strings: 0 1 10 11 2."""
     return _blocks(parameters, lambda order: sorted(order, key=str))
 
 
@@ -520,8 +503,6 @@ family(
 
 
 @TensorFault.register(
-    "untied-head",
-    "a head that is not the embedding",
     right="GPT-1 multiplies by the token table",
     fix="lm_head.weight = tokens_embed.weight",
     look_for="not tokens_embed.weight transposed",
@@ -529,7 +510,8 @@ family(
     at="logits",
     reads={"embeddings.tokens": lambda op: op.parameter("tokens_embed.table")[op.token_ids]},
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def untied_head(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """A head that is not the embedding."""
     table = parameters["tokens_embed.weight"]
     return {"tokens_embed.weight": table.flip(0), "tokens_embed.table": table}
 

@@ -8,13 +8,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from parity.core.taps import BLOCK_KINDS, never_formed_kinds
 from parity.faults.registry import Fault
 from parity.operations import (
     OPERATIONS,
@@ -55,14 +54,6 @@ class ForwardFault(Fault):
         """Return the wrong parameters by name, given the right ones."""
         return {}
 
-    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
-        """Return the first tap that differs: where a tensor is not formed, the next one."""
-        tap = super().first_seen(block, backend, **names)
-        kinds = [kind.name for kind in BLOCK_KINDS]
-        while (kind := tap.split(".", 2)[-1]) in never_formed_kinds(backend):
-            tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]
-        return tap
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorFault(ForwardFault):
@@ -89,12 +80,7 @@ Faults = Mapping[str, tuple[str, Operation | Mapping[str, Operation]]]
 
 
 def family(
-    at: str,
-    right: str,
-    fix: str,
-    faults: Faults,
-    look_for: str | Sequence[str],
-    **shared: str,
+    at: str, right: str, fix: str, faults: Faults, look_for: str | Sequence[str], **shared: str
 ) -> None:
     """Register faults that share the first tap that differs, what is right, and the fix.
 
@@ -102,7 +88,7 @@ def family(
     """
     words = [look_for] * len(faults) if isinstance(look_for, str) else look_for
     for (name, (what, code)), word in zip(faults.items(), words, strict=True):
-        details = {"right": right, "fix": fix, "look_for": word, **shared}
+        details: dict[str, Any] = {"right": right, "fix": fix, "look_for": word, **shared}
         ForwardFault.register(name, what, at=at, **details)(code)
 
 
@@ -119,6 +105,31 @@ def sum_of(*kinds: str) -> Operation:
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a tensor with the rounding of another dtype."""
     return x.to(dtype).to(x.dtype)
+
+
+class _Narrow:
+    """The context of an operation whose inputs and parameters are rounded to another dtype."""
+
+    def __init__(self, op: Op, dtype: torch.dtype) -> None:
+        self._op, self._dtype = op, dtype
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._op, name)
+
+    def input(self, kind: str) -> Tensor:
+        return rounded(self._op.input(kind), self._dtype)
+
+    def parameter(self, name: str) -> Tensor:
+        return rounded(self._op.parameter(name), self._dtype)
+
+
+def narrow(*kinds: str, dtype: torch.dtype) -> dict[str, Operation]:
+    """Return operations computed once in another dtype: inputs, parameters and result rounded."""
+
+    def operation(kind: str) -> Operation:
+        return lambda op: rounded(OPERATIONS[kind](cast("Op", _Narrow(op, dtype))), dtype)
+
+    return {kind: operation(kind) for kind in kinds}
 
 
 Norm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -187,14 +198,13 @@ def bare_norm(x: Tensor) -> Tensor:
 
 
 @TensorFault.register(
-    "tables-exchanged",
-    "the joined table read as positions and then tokens",
     right="its first rows are those of the tokens",
     fix="tokens, positions = table[:vocab_size], table[vocab_size:]",
     at="embeddings.tokens",
     look_for="reordered",
 )
-def _(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+def tables_exchanged(parameters: Mapping[str, Tensor], _block: int) -> dict[str, Tensor]:
+    """The joined table read as positions and then tokens."""
     tokens, positions = "tokens_embed.weight", "positions_embed.weight"
     joined = torch.cat((parameters[tokens], parameters[positions]))
     first = len(parameters[positions])
@@ -327,23 +337,16 @@ def projected(function: Projection, norm: str | None = None) -> dict[str, Operat
     return _qkv(operation)
 
 
-def _heads(count: Callable[[int, int], int]) -> dict[str, Operation]:
-    """Return another number of heads, a function of the right one and the width."""
+def _heads(step: int) -> dict[str, Operation]:
+    """Return the next number of heads that divides the width, in steps of 1 or -1."""
 
     def operation(op: Op, part: int) -> Tensor:
         x = projection(op, part)
-        return split_heads(x, count(op.n_head, x.shape[-1]))
+        width = x.shape[-1]
+        counts = range(op.n_head + step, width + 1 if step > 0 else 0, step)
+        return split_heads(x, next((n for n in counts if width % n == 0), op.n_head))
 
     return _qkv(operation)
-
-
-def _fewer(n_head: int, width: int) -> int:
-    """Return the next smaller number of heads that divides the width."""
-    return next((n for n in range(n_head - 1, 0, -1) if width % n == 0), n_head)
-
-
-def _more(n_head: int, width: int) -> int:
-    return next((n for n in range(n_head + 1, width + 1) if width % n == 0), n_head)
 
 
 def _packed_by_head(op: Op, part: int) -> Tensor:
@@ -395,10 +398,7 @@ family(
     "h.{i}.attn.query",
     "GPT-1 has 12, which no weight shows",
     "n_head=12",
-    {
-        "heads-fewer": ("too few heads", _heads(_fewer)),
-        "heads-more": ("too many heads", _heads(_more)),
-    },
+    {"heads-fewer": ("too few heads", _heads(-1)), "heads-more": ("too many heads", _heads(1))},
     look_for="[batch head time head_width]",
 )
 
@@ -419,10 +419,6 @@ def _scored(scale: Callable[[Op, int], float]) -> Operation:
 def _query_with_itself(op: Op) -> Tensor:
     query = op.input("attn.query")
     return query @ query.transpose(-2, -1) / math.sqrt(query.shape[-1])
-
-
-def _scaled_weights(op: Op) -> Tensor:
-    return OPERATIONS["attn.weights"](op) / math.sqrt(op.input("attn.query").shape[-1])
 
 
 family(
@@ -449,7 +445,12 @@ family(
         ),
         "scale-after-softmax": (
             "weights divided after the softmax",
-            {"attn.scores": _scored(lambda _op, _width: 1.0), "attn.weights": _scaled_weights},
+            {
+                "attn.scores": _scored(lambda _op, _width: 1.0),
+                "attn.weights": lambda op: (
+                    OPERATIONS["attn.weights"](op) / math.sqrt(op.input("attn.query").shape[-1])
+                ),
+            },
         ),
     },
     look_for="the scale",
@@ -489,10 +490,6 @@ def _masked(
         return function(scores.masked_fill(~seen, hidden))
 
     return operation
-
-
-def _softmax_in(dtype: torch.dtype) -> Operation:
-    return _masked(torch.tril, function=lambda x: rounded(softmax(rounded(x, dtype)), dtype))
 
 
 family(
@@ -565,8 +562,11 @@ family(
     "the model has a wider dtype",
     "scores.float().softmax(-1), outside autocast",
     {
-        "softmax-bfloat16": ("the softmax in bfloat16", _softmax_in(torch.bfloat16)),
-        "softmax-float16": ("the softmax in float16", _softmax_in(torch.float16)),
+        "softmax-bfloat16": (
+            "the softmax in bfloat16",
+            narrow("attn.weights", dtype=torch.bfloat16),
+        ),
+        "softmax-float16": ("the softmax in float16", narrow("attn.weights", dtype=torch.float16)),
     },
     look_for="an operation computes in it",
     family="precision",

@@ -5,10 +5,11 @@ Each kind of fault has a module, which defines a subclass of `Fault` and how it 
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from parity.core.taps import BLOCK_KINDS, never_formed_kinds
 from parity.errors import UsageError
 from scratch_gpt.errors import quote
 
@@ -53,29 +54,57 @@ class Fault:
     @classmethod
     def register(
         cls,
-        name: str,
-        what: str,
+        name: str = "",
+        what: str = "",
         *,
         at: str,
+        by: Callable[[Any], object] = lambda code: code,
         **details: Any,  # noqa: ANN401 - other fields of the kind
     ) -> Callable[[Code], Code]:
-        """Return a decorator that registers its function or class as the code of a fault."""
+        """Return a decorator that registers its function or class as the code of a fault.
+
+        By default the name and the docstring of the function are those of the fault. `by` returns
+        the code, given the function.
+        """
 
         def add(code: Code) -> Code:
-            if name in _FAULTS:
-                message = f"two faults are called {name}"
+            function: Any = code
+            called = name or function.__name__.replace("_", "-")
+            if called in _FAULTS:
+                message = f"two faults are called {called}"
                 raise ValueError(message)
-            _FAULTS[name] = cls(name=name, what=what, at=at, code=code, **details)
+            mistake = what or _phrase(function.__doc__)
+            _FAULTS[called] = cls(name=called, what=mistake, at=at, code=by(code), **details)
             return code
 
         return add
 
-    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:  # noqa: ARG002
+    @classmethod
+    def register_all(
+        cls,
+        faults: Mapping[str, tuple[str, Any]],
+        **shared: Any,  # noqa: ANN401 - fields of the kind
+    ) -> None:
+        """Register faults by name, each what is wrong and the code; they share other fields."""
+        for name, (what, code) in faults.items():
+            cls.register(name, what, **shared)(code)
+
+    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
         """Return where a check must see the fault first, `at` with the block and other names.
 
         A fault at a tensor that the backend does not form shows in the next one.
         """
-        return self.at.format(i=block, **names)
+        tap = self.at.format(i=block, **names)
+        kinds = [kind.name for kind in BLOCK_KINDS]
+        while (kind := tap.split(".", 2)[-1]) in never_formed_kinds(backend):
+            tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]
+        return tap
+
+
+def _phrase(docstring: str) -> str:
+    """Return a sentence as a phrase: `a fault` for `A fault.`, but `GELU` as it is."""
+    first = docstring[0] if docstring[1].isupper() else docstring[0].lower()
+    return first + docstring[1:].rstrip(".")
 
 
 _GROUPS = {
@@ -105,11 +134,7 @@ _MOST_DIGITS = 9
 
 
 def check_name(
-    text: str,
-    known: Collection[str],
-    *,
-    blocks: str,
-    where: str = "--inject-fault",
+    text: str, known: Collection[str], *, blocks: str, where: str = "--inject-fault"
 ) -> tuple[str, int | None]:
     """Return the name and the block of `NAME` or `NAME@BLOCK`; None for no block.
 
@@ -132,14 +157,10 @@ def check_name(
         return name, None
     if not blocks:
         raise UsageError(f"the fault {name} has no block", where=where, fix=f"use {name}")
-    if (
-        not (block.isascii() and block.isdecimal()) or len(block) > _MOST_DIGITS
-    ):  # int() rejects 4,301 digits
-        raise UsageError(
-            f"there is no block {quote(block)}",
-            where=where,
-            fix=f"use a block from {blocks}",
-        )
+    # int() rejects 4,301 digits.
+    if not (block.isascii() and block.isdecimal()) or len(block) > _MOST_DIGITS:
+        what, fix = f"there is no block {quote(block)}", f"use a block from {blocks}"
+        raise UsageError(what, where=where, fix=fix)
     return name, int(block)
 
 

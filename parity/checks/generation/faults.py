@@ -1,199 +1,124 @@
-"""Faults of generation: faulty functions, which `inject` puts in a right one's place for a context.
+"""Faults of generation: each replaces a function of `scratch_gpt` while a check runs.
 
 Generators really have them.
 """
 
 import contextlib
+import copy
 import dataclasses
 import math
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from parity.faults.registry import Fault, faults_of
+from parity.faults.registry import faults_of
+from parity.faults.replacing import Function, ReplacingFault
 from scratch_gpt import model as model_module
 from scratch_gpt.generation import beam_search, generate, sampling
-from scratch_gpt.generation.beam_search import Candidate, Hypotheses, Hypothesis, Settings
+from scratch_gpt.generation.beam_search import Candidate, Hypotheses, Settings
 from scratch_gpt.generation.decoder import Decoder
-from scratch_gpt.generation.generate import Request
+from scratch_gpt.generation.generate import Request, _Texts
 from scratch_gpt.generation.sampling import Draws, Rules
 from scratch_gpt.generation.text_stream import Spelling, Stops
 from scratch_gpt.kv_cache import BlockCache, KVCache
 from scratch_gpt.model import GPT
 
-Function = Callable[..., Any]
+
+class GenerationFault(ReplacingFault):
+    """A fault of generation; `at` is the row of the report that must fail first."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationFault(Fault):
-    """A fault of generation; `code` returns the faulty function, given the right one.
-
-    `at` is the row of the report that must fail first; `replaces` is a module or class and the name
-    of its function.
-    """
-
-    replaces: tuple[Any, str]
+fault = GenerationFault.register
 
 
-def instead(function: Function) -> Callable[[Function], Function]:
-    """Return a fault: the function takes the right one's place."""
-    return lambda _right: function
+@fault(at="greedy.0.logits", replaces=(KVCache, "views"))
+def newest_key_unseen(right: Function, cache: KVCache, seen: int) -> tuple[Any, ...]:
+    """A token after the prompt does not attend to itself."""
+    places, keys, values = right(cache, seen)
+    older = tuple(key[..., :-1] for key in keys), tuple(value[..., :-1, :] for value in values)
+    return (places, *older)
 
 
-@GenerationFault.register(
-    "newest-key-unseen",
-    "a token after the prompt does not attend to itself",
-    at="greedy.0.logits",
-    replaces=(KVCache, "views"),
-)
-def _(right: Function) -> Function:
-    def views(cache: KVCache, seen: int) -> tuple[Any, Any, Any]:
-        places, keys, values = right(cache, seen)
-        older = tuple(key[..., :-1] for key in keys), tuple(value[..., :-1, :] for value in values)
-        return (places, *older)
-
-    return views
+@fault(at="greedy.0.logits", replaces=(Decoder, "step"))
+def key_overwritten(right: Function, decoder: Decoder, token_ids: Tensor) -> Any:
+    """A token after the prompt is written over the first."""
+    logits, keys = right(decoder, token_ids), decoder.cache.keys
+    keys[..., 0, :] = keys[..., decoder.cache.length - 1, :]
+    return logits
 
 
-def after_a_step(spoil: Callable[[KVCache, int], None]) -> Callable[[Function], Function]:
-    """Return a fault: after each step `spoil(cache, newest)` changes the cache."""
-
-    def faulty(right: Function) -> Function:
-        def step(decoder: Decoder, token_ids: Tensor) -> object:
-            logits = right(decoder, token_ids)
-            spoil(decoder.cache, decoder.cache.length - 1)
-            return logits
-
-        return step
-
-    return faulty
+@fault(at="greedy.0.logits", replaces=(Decoder, "step"))
+def value_of_the_last(right: Function, decoder: Decoder, token_ids: Tensor) -> Any:
+    """A token after the prompt keeps the value of the one before."""
+    logits, values = right(decoder, token_ids), decoder.cache.values
+    newest = decoder.cache.length - 1
+    values[..., newest, :] = values[..., newest - 1, :]
+    return logits
 
 
-@GenerationFault.register(
-    "key-overwritten",
-    "a token after the prompt is written over the first",
-    at="greedy.0.logits",
-    replaces=(Decoder, "step"),
-)
-@after_a_step
-def _(cache: KVCache, newest: int) -> None:
-    cache.keys[..., 0, :] = cache.keys[..., newest, :]
+@fault(at="greedy.0.logits", replaces=(Decoder, "step"))
+def cache_in_half(right: Function, decoder: Decoder, token_ids: Tensor) -> Any:
+    """Keys are kept in bfloat16."""
+    logits, keys = right(decoder, token_ids), decoder.cache.keys
+    newest = decoder.cache.length - 1
+    keys[..., newest, :] = keys[..., newest, :].bfloat16().to(keys.dtype)
+    return logits
 
 
-@GenerationFault.register(
-    "value-of-the-last",
-    "a token after the prompt keeps the value of the one before",
-    at="greedy.0.logits",
-    replaces=(Decoder, "step"),
-)
-@after_a_step
-def _(cache: KVCache, newest: int) -> None:
-    cache.values[..., newest, :] = cache.values[..., newest - 1, :]
-
-
-@GenerationFault.register(
-    "cache-in-half", "keys are kept in bfloat16", at="greedy.0.logits", replaces=(Decoder, "step")
-)
-@after_a_step
-def _(cache: KVCache, newest: int) -> None:
-    cache.keys[..., newest, :] = cache.keys[..., newest, :].bfloat16().to(cache.keys.dtype)
-
-
-@GenerationFault.register(
-    "positions-stuck",
-    "a token after the prompt has the position of the one before",
-    at="greedy.0.logits",
-    replaces=(Decoder, "step"),
-)
-@instead
-def _(decoder: Decoder, token_ids: Tensor) -> Tensor:
+@fault(at="greedy.0.logits", replaces=(Decoder, "step"))
+def positions_stuck(_right: Function, decoder: Decoder, token_ids: Tensor) -> Tensor:
+    """A token after the prompt has the position of the one before."""
     positions = torch.full((1, 1), decoder.cache.length - 1)
     with torch.no_grad():
         hidden = decoder.model.hidden(token_ids[:, None], positions, cache=decoder.cache)
         return (hidden @ decoder.model.tokens_embed.weight.T)[:, 0]
 
 
-@GenerationFault.register(
-    "cache-stale",
-    "a token of the last prompt is still there when the next one comes",
-    at="chunks.decoder.logits",
-    replaces=(KVCache, "clear"),
-)
-@instead
-def _(cache: KVCache) -> None:
+@fault(at="chunks.decoder.logits", replaces=(KVCache, "clear"))
+def cache_stale(_right: Function, cache: KVCache) -> None:
+    """A token of the last prompt is still there when the next one comes."""
     cache.length = min(cache.length, 1)
 
 
-@GenerationFault.register(
-    "beams-not-reordered",
-    "the cache stays where it was when beams change places",
-    at="beams.plain.texts",
-    replaces=(KVCache, "reorder"),
-)
-@instead
-def _(_cache: KVCache, _rows: Tensor) -> None:
-    pass
+@fault(at="beams.plain.texts", replaces=(KVCache, "reorder"))
+def beams_not_reordered(_right: Function, _cache: KVCache, _rows: Tensor) -> None:
+    """The cache stays where it was when beams change places."""
 
 
-@GenerationFault.register(
-    "values-not-reordered",
-    "only the keys follow when beams change places",
-    at="beams.plain.texts",
-    replaces=(KVCache, "reorder"),
-)
-@instead
-def _(cache: KVCache, rows: Tensor) -> None:
+@fault(at="beams.plain.texts", replaces=(KVCache, "reorder"))
+def values_not_reordered(_right: Function, cache: KVCache, rows: Tensor) -> None:
+    """Only the keys follow when beams change places."""
     cache.keys.copy_(cache.keys[:, rows].clone())
 
 
-@GenerationFault.register(
-    "penalty-divides",
-    "the repetition penalty divides logits below 0 too, and so rewards",
-    at="rules.repetition_penalty",
-    replaces=(sampling, "penalize_repetition"),
-)
-@instead
-def _(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
+@fault(at="rules.repetition_penalty", replaces=(sampling, "penalize_repetition"))
+def penalty_divides(_right: Function, logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
+    """The repetition penalty divides logits below 0 too, and so rewards."""
     return logits.scatter(-1, token_ids, logits.gather(-1, token_ids) / penalty)
 
 
-@GenerationFault.register(
-    "penalty-for-each",
-    "the repetition penalty counts how often a token is there",
-    at="rules.repetition_penalty",
-    replaces=(sampling, "penalize_repetition"),
-)
-def _(right: Function) -> Function:
-    def penalized(logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
-        for column in token_ids.T:
-            logits = right(logits, column[:, None], penalty)
-        return logits
-
-    return penalized
+@fault(at="rules.repetition_penalty", replaces=(sampling, "penalize_repetition"))
+def penalty_for_each(right: Function, logits: Tensor, token_ids: Tensor, penalty: float) -> Tensor:
+    """The repetition penalty counts how often a token is there."""
+    for column in token_ids.T:
+        logits = right(logits, column[:, None], penalty)
+    return logits
 
 
-@GenerationFault.register(
-    "n-gram-longer",
-    "n-grams of one token more are excluded",
-    at="rules.no_repeat_1_gram",
-    replaces=(sampling, "forbid_repeated_ngrams"),
-)
-def _(right: Function) -> Function:
-    return lambda logits, token_ids, size: right(logits, token_ids, size + 1)
+@fault(at="rules.no_repeat_1_gram", replaces=(sampling, "forbid_repeated_ngrams"))
+def n_gram_longer(right: Function, logits: Tensor, token_ids: Tensor, size: int) -> Any:
+    """N-grams of one token more are excluded."""
+    return right(logits, token_ids, size + 1)
 
 
-@GenerationFault.register(
-    "n-gram-misses-the-last",
-    "the last n-gram of the text is not looked at",
-    at="rules.no_repeat_1_gram",
-    replaces=(sampling, "forbid_repeated_ngrams"),
-)
-@instead
-def _(logits: Tensor, token_ids: Tensor, size: int) -> Tensor:
+@fault(at="rules.no_repeat_1_gram", replaces=(sampling, "forbid_repeated_ngrams"))
+def n_gram_misses_the_last(
+    _right: Function, logits: Tensor, token_ids: Tensor, size: int
+) -> Tensor:
+    """The last n-gram of the text is not looked at."""
     result = logits.clone()
     for row, ids in enumerate(token_ids.tolist()):
         ending = ids[len(ids) + 1 - size :]
@@ -203,723 +128,434 @@ def _(logits: Tensor, token_ids: Tensor, size: int) -> Tensor:
     return result
 
 
-@GenerationFault.register(
-    "temperature-twice",
-    "the temperature is applied twice",
-    at="rules.temperature_low",
-    replaces=(sampling, "apply_temperature"),
-)
-def _(right: Function) -> Function:
-    return lambda logits, temperature: right(right(logits, temperature), temperature)
+@fault(at="rules.temperature_low", replaces=(sampling, "apply_temperature"))
+def temperature_twice(right: Function, logits: Tensor, temperature: float) -> Any:
+    """The temperature is applied twice."""
+    return right(right(logits, temperature), temperature)
 
 
-@GenerationFault.register(
-    "temperature-multiplies",
-    "the temperature multiplies",
-    at="rules.temperature_low",
-    replaces=(sampling, "apply_temperature"),
-)
-@instead
-def _(logits: Tensor, temperature: float) -> Tensor:
+@fault(at="rules.temperature_low", replaces=(sampling, "apply_temperature"))
+def temperature_multiplies(_right: Function, logits: Tensor, temperature: float) -> Tensor:
+    """The temperature multiplies."""
     return logits * temperature
 
 
-@GenerationFault.register(
-    "top-k-one-more",
-    "one token more is left",
-    at="rules.top_k_1",
-    replaces=(sampling, "keep_top_k"),
-)
-def _(right: Function) -> Function:
-    return lambda logits, k: right(logits, min(k + 1, logits.shape[-1]))
+@fault(at="rules.top_k_1", replaces=(sampling, "keep_top_k"))
+def top_k_one_more(right: Function, logits: Tensor, k: int) -> Any:
+    """One token more is left."""
+    return right(logits, min(k + 1, logits.shape[-1]))
 
 
-@GenerationFault.register(
-    "top-k-cuts-ties",
-    "of equal logits at the end only some are left",
-    at="rules.top_k_tied",
-    replaces=(sampling, "keep_top_k"),
-)
-@instead
-def _(logits: Tensor, k: int) -> Tensor:
+@fault(at="rules.top_k_tied", replaces=(sampling, "keep_top_k"))
+def top_k_cuts_ties(_right: Function, logits: Tensor, k: int) -> Tensor:
+    """Of equal logits at the end only some are left."""
     kept = logits.topk(k).indices
     return torch.full_like(logits, -math.inf).scatter(-1, kept, logits.gather(-1, kept))
 
 
-@GenerationFault.register(
-    "top-p-stops-short",
-    "the token that crosses is excluded",
-    at="rules.top_p",
-    replaces=(sampling, "keep_top_p"),
-)
-@instead
-def _(logits: Tensor, p: float) -> Tensor:
+@fault(at="rules.top_p", replaces=(sampling, "keep_top_p"))
+def top_p_stops_short(_right: Function, logits: Tensor, p: float) -> Tensor:
+    """The token that crosses is excluded."""
     descending, ids = logits.sort(descending=True, stable=True)
     removed = descending.softmax(-1).cumsum(-1) > p
     removed[:, 0] = False
     return logits.masked_fill(torch.zeros_like(removed).scatter(-1, ids, removed), -math.inf)
 
 
-@GenerationFault.register(
-    "second-likeliest",
-    "the second-likeliest token is taken, unless two are equally likely",
-    at="greedy.0.ids",
-    replaces=(sampling, "choose"),
-)
-def _(right: Function) -> Function:
-    def choose(logits: Tensor, rules: Rules, draws: object = None) -> object:
-        if rules.sampled:
-            return right(logits, rules, draws)
-        (first, second), (_, chosen) = (part.unbind(-1) for part in logits.topk(2))
-        return torch.where(first > second, chosen, right(logits, rules, draws))
-
-    return choose
+@fault(at="greedy.0.ids", replaces=(sampling, "choose"))
+def second_likeliest(right: Function, logits: Tensor, rules: Rules, *draws: object) -> Any:
+    """The second-likeliest token is taken, unless two are equally likely."""
+    if rules.sampled:
+        return right(logits, rules, *draws)
+    (first, second), (_, chosen) = (part.unbind(-1) for part in logits.topk(2))
+    return torch.where(first > second, chosen, right(logits, rules, *draws))
 
 
-@GenerationFault.register(
-    "not-drawn",
-    "the likeliest token is taken where one is to be drawn",
-    at="rules.drawn",
-    replaces=(sampling, "choose"),
-)
-@instead
-def _(logits: Tensor, _rules: Rules, _draws: object = None) -> Tensor:
+@fault(at="rules.drawn", replaces=(sampling, "choose"))
+def not_drawn(_right: Function, logits: Tensor, _rules: Rules, *_draws: object) -> Tensor:
+    """The likeliest token is taken where one is to be drawn."""
     return logits.argmax(-1)
 
 
-@GenerationFault.register(
-    "beams-all-alike",
-    "a search begins with the prompt in every beam",
-    at="beams.choices",
-    replaces=(Hypotheses, "__init__"),
-)
-def _(right: Function) -> Function:
-    def begin(prompt: Hypotheses, settings: Settings) -> None:
-        right(prompt, settings)
-        prompt.running = [Candidate(0.0, beam, 0) for beam in range(settings.beams)]
-
-    return begin
+@fault(at="beams.choices", replaces=(Hypotheses, "__init__"))
+def beams_all_alike(right: Function, prompt: Hypotheses, settings: Settings) -> None:
+    """A search begins with the prompt in every beam."""
+    right(prompt, settings)
+    prompt.running = [Candidate(0.0, beam, 0) for beam in range(settings.beams)]
 
 
-def with_settings(changed: Callable[[Settings], dict[str, Any]]) -> Callable[[Function], Function]:
-    """Return a fault: a search with other settings than it is given."""
-
-    def faulty(right: Function) -> Function:
-        def search(decoder: object, token_ids: Tensor, settings: Settings, *rest: object) -> object:
-            other = dataclasses.replace(settings, **changed(settings))
-            return right(decoder, token_ids, other, *rest)
-
-        return search
-
-    return faulty
-
-
-@GenerationFault.register(
-    "beams-of-logits",
-    "beams add up logits, not log-probabilities",
-    at="beams.choices",
-    replaces=(beam_search, "log_softmax"),
-)
-@instead
-def _(logits: Tensor) -> Tensor:
+@fault(at="beams.choices", replaces=(beam_search, "log_softmax"))
+def beams_of_logits(_right: Function, logits: Tensor) -> Tensor:
+    """Beams add up logits, not log-probabilities."""
     return logits
 
 
-GenerationFault.register(
-    "length-penalty-reversed",
-    "the length penalty has the wrong sign",
-    at="beams.penalties",
-    replaces=(beam_search, "search"),
-)(with_settings(lambda s: {"length_penalty": -s.length_penalty}))
+def _searched(right: Function, given: tuple[Any, ...], **changes: object) -> Any:
+    """Return what a search with other settings finds."""
+    decoder, token_ids, settings, rules = given
+    return right(decoder, token_ids, dataclasses.replace(settings, **changes), rules)
 
 
-GenerationFault.register(
-    "length-penalty-missing",
-    "the score is the mere sum",
-    at="beams.penalties",
-    replaces=(beam_search, "search"),
-)(with_settings(lambda _: {"length_penalty": 0.0}))
+@fault(at="beams.penalties", replaces=(beam_search, "search"))
+def length_penalty_reversed(right: Function, *given: Any) -> Any:
+    """The length penalty has the wrong sign."""
+    return _searched(right, given, length_penalty=-given[2].length_penalty)
 
 
-GenerationFault.register(
-    "end-ignored", "no token ends a text", at="beams.ends", replaces=(beam_search, "search")
-)(with_settings(lambda _: {"end_id": None}))
+@fault(at="beams.penalties", replaces=(beam_search, "search"))
+def length_penalty_missing(right: Function, *given: Any) -> Any:
+    """The score is the mere sum."""
+    return _searched(right, given, length_penalty=0.0)
 
 
-GenerationFault.register(
-    "stops-too-soon",
-    "a prompt is done with its first finished texts, whatever still runs",
-    at="beams.stopping",
-    replaces=(beam_search, "search"),
-)(with_settings(lambda _: {"early_stopping": True}))
+@fault(at="beams.ends", replaces=(beam_search, "search"))
+def end_ignored(right: Function, *given: Any) -> Any:
+    """No token ends a text."""
+    return _searched(right, given, end_id=None)
+
+
+@fault(at="beams.stopping", replaces=(beam_search, "search"))
+def stops_too_soon(right: Function, *given: Any) -> Any:
+    """A prompt is done with its first finished texts, whatever still runs."""
+    return _searched(right, given, early_stopping=True)
 
 
 # The choice of a token, and random numbers.
 
 
-def where_drawn(changed: Callable[[Tensor, int], Tensor]) -> Callable[[Function], Function]:
-    """Return a fault: drawn tokens are changed; the size of the vocabulary is given too."""
-
-    def faulty(right: Function) -> Function:
-        def choose(logits: Tensor, rules: Rules, draws: object = None) -> object:
-            tokens = right(logits, rules, draws)
-            return changed(tokens, logits.shape[-1]) if rules.sampled else tokens
-
-        return choose
-
-    return faulty
+@fault(at="rules.drawn", replaces=(sampling, "choose"))
+def first_id_never_drawn(right: Function, logits: Tensor, rules: Rules, *draws: object) -> Any:
+    """Id 0 is never drawn."""
+    tokens = right(logits, rules, *draws)
+    return tokens.clamp(min=1) if rules.sampled else tokens
 
 
-GenerationFault.register(
-    "first-id-never-drawn",
-    "id 0 is never drawn",
-    at="rules.drawn",
-    replaces=(sampling, "choose"),
-)(where_drawn(lambda tokens, _size: tokens.clamp(min=1)))
+@fault(at="rules.drawn", replaces=(sampling, "choose"))
+def last_id_never_drawn(right: Function, logits: Tensor, rules: Rules, *draws: object) -> Any:
+    """The last id is never drawn."""
+    tokens = right(logits, rules, *draws)
+    return tokens.clamp(max=logits.shape[-1] - 2) if rules.sampled else tokens
 
 
-GenerationFault.register(
-    "last-id-never-drawn",
-    "the last id is never drawn",
-    at="rules.drawn",
-    replaces=(sampling, "choose"),
-)(where_drawn(lambda tokens, size: tokens.clamp(max=size - 2)))
+@fault(at="rules.drawn", replaces=(sampling, "choose"))
+def draw_at_the_edge(
+    right: Function, logits: Tensor, rules: Rules, draws: Draws | None = None
+) -> Any:
+    """A number at which the next token begins draws the one before."""
+    if not rules.sampled or draws is None:
+        return right(logits, rules, draws)
+    sums = torch.exp((logits - logits.amax(-1, keepdim=True)).double()).cumsum(-1)
+    return (sums < draws.next()[:, None] * sums[:, -1:]).sum(-1)
 
 
-@GenerationFault.register(
-    "draw-at-the-edge",
-    "a number at which the next token begins draws the one before",
-    at="rules.drawn",
-    replaces=(sampling, "choose"),
-)
-def _(right: Function) -> Function:
-    def choose(logits: Tensor, rules: Rules, draws: Draws | None = None) -> object:
-        if not rules.sampled or draws is None:
-            return right(logits, rules, draws)
-        sums = torch.exp((logits - logits.amax(-1, keepdim=True)).double()).cumsum(-1)
-        return (sums < draws.next()[:, None] * sums[:, -1:]).sum(-1)
-
-    return choose
+@fault(at="rules.likeliest", replaces=(sampling, "choose"))
+def ties_to_the_last(right: Function, logits: Tensor, rules: Rules, *draws: object) -> Any:
+    """Of equal logits the highest id is taken."""
+    if rules.sampled:
+        return right(logits, rules, *draws)
+    return logits.shape[-1] - 1 - logits.flip(-1).argmax(-1)
 
 
-@GenerationFault.register(
-    "ties-to-the-last",
-    "of equal logits the highest id is taken",
-    at="rules.likeliest",
-    replaces=(sampling, "choose"),
-)
-def _(right: Function) -> Function:
-    def choose(logits: Tensor, rules: Rules, draws: object = None) -> object:
-        if rules.sampled:
-            return right(logits, rules, draws)
-        return logits.shape[-1] - 1 - logits.flip(-1).argmax(-1)
-
-    return choose
+Rows = int | Sequence[int]
 
 
-def with_streams(
-    changed: Callable[[int, Sequence[int]], tuple[int, Sequence[int]]],
-) -> Callable[[Function], Function]:
-    """Return a fault: streams of another seed, or of other numbers."""
-
-    def faulty(right: Function) -> Function:
-        def begin(draws: Draws, seed: int, rows: int | Sequence[int]) -> None:
-            right(draws, *changed(seed, range(rows) if isinstance(rows, int) else rows))
-
-        return begin
-
-    return faulty
+@fault(at="sampled.0.ids", replaces=(Draws, "__init__"))
+def seed_for_every_row(right: Function, draws: Draws, seed: int, rows: Rows) -> None:
+    """Every text uses the random numbers of row 0."""
+    right(draws, seed, [0] * (rows if isinstance(rows, int) else len(rows)))
 
 
-GenerationFault.register(
-    "seed-for-every-row",
-    "every text uses the random numbers of row 0",
-    at="sampled.0.ids",
-    replaces=(Draws, "__init__"),
-)(with_streams(lambda seed, rows: (seed, [0] * len(rows))))
+@fault(at="sampled.0.ids", replaces=(Draws, "__init__"))
+def seed_ignored(right: Function, draws: Draws, _seed: int, rows: Rows) -> None:
+    """The seed is always 0."""
+    right(draws, 0, rows)
 
 
-GenerationFault.register(
-    "seed-ignored",
-    "the seed is always 0",
-    at="sampled.0.ids",
-    replaces=(Draws, "__init__"),
-)(with_streams(lambda _seed, rows: (0, rows)))
+@fault(at="batch.streams.ids", replaces=(Draws, "__init__"))
+def seed_in_32_bits(right: Function, draws: Draws, seed: int, rows: Rows) -> None:
+    """Only the lower 32 bits of the seed are used."""
+    right(draws, seed & 0xFFFF_FFFF, rows)
 
 
-GenerationFault.register(
-    "seed-in-32-bits",
-    "only the lower 32 bits of the seed are used",
-    at="batch.streams.ids",
-    replaces=(Draws, "__init__"),
-)(with_streams(lambda seed, rows: (seed & 0xFFFF_FFFF, rows)))
+@fault(at="batch.streams.ids", replaces=(Draws, "__init__"))
+def streams_ignored(right: Function, draws: Draws, seed: int, rows: Rows) -> None:
+    """Streams that were given are numbered 0, 1, 2, ... instead."""
+    right(draws, seed, rows if isinstance(rows, int) else len(rows))
 
 
-GenerationFault.register(
-    "streams-ignored",
-    "streams that were given are numbered 0, 1, 2, ... instead",
-    at="batch.streams.ids",
-    replaces=(Draws, "__init__"),
-)(with_streams(lambda seed, rows: (seed, range(len(rows)))))
+@fault(at="sampled.0.ids", replaces=(Draws, "next"))
+def one_stream_in_turn(right: Function, draws: Draws) -> Any:
+    """The rows of a batch take turns with one stream."""
+    streams = draws._streams
+    draws._streams = streams[:1] * len(streams)
+    numbers = right(draws)
+    draws._streams = streams
+    return numbers
 
 
-@GenerationFault.register(
-    "one-stream-in-turn",
-    "the rows of a batch take turns with one stream",
-    at="sampled.0.ids",
-    replaces=(Draws, "next"),
-)
-def _(right: Function) -> Function:
-    def following(draws: Draws) -> Tensor:
-        streams = draws._streams  # noqa: SLF001 - as a mistake in the class itself
-        draws._streams = streams[:1] * len(streams)  # noqa: SLF001
-        numbers: Tensor = right(draws)
-        draws._streams = streams  # noqa: SLF001
-        return numbers
-
-    return following
-
-
-@GenerationFault.register(
-    "rules-in-half",
-    "the rules' results are rounded to half precision",
-    at="rules.half",
-    replaces=(Rules, "processed"),
-)
-def _(right: Function) -> Function:
-    return lambda rules, logits, ids: right(rules, logits, ids).to(logits.dtype).to(logits)
+@fault(at="rules.half", replaces=(Rules, "processed"))
+def rules_in_half(right: Function, rules: Rules, logits: Tensor, token_ids: Tensor) -> Any:
+    """The rules' results are rounded to half precision."""
+    return right(rules, logits, token_ids).to(logits.dtype).to(logits)
 
 
 # Batches, ends, and the last position.
 
 
-class OneStepBehind:
-    """Rules to which the newest token is not shown."""
-
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
-
-    def __getattr__(self, name: str) -> object:
-        """Return an attribute of the right rules."""
-        return getattr(self.rules, name)
-
-    def processed(self, logits: Tensor, token_ids: Tensor) -> Tensor:
-        """Return the logits after rules that see the text before the newest token."""
-        return self.rules.processed(logits, token_ids[:, :-1])
+@fault(at="ruled.0.ids", replaces=(generate, "stream"))
+def newest_unseen_by_rules(right: Function, model: GPT, token_ids: Tensor, request: Request) -> Any:
+    """Rules are given the text without its newest token."""
+    rules = copy.copy(request.rules)
+    vars(rules)["processed"] = lambda logits, ids: request.rules.processed(logits, ids[:, :-1])
+    return right(model, token_ids, dataclasses.replace(request, rules=rules))
 
 
-@GenerationFault.register(
-    "newest-unseen-by-rules",
-    "rules are given the text without its newest token",
-    at="ruled.0.ids",
-    replaces=(generate, "stream"),
-)
-def _(right: Function) -> Function:
-    def stream(model: GPT, token_ids: Tensor, request: Request) -> object:
-        rules: Any = OneStepBehind(request.rules)
-        return right(model, token_ids, dataclasses.replace(request, rules=rules))
-
-    return stream
+@fault(at="batch.sampled.logits", replaces=(_Texts, "__init__"))
+def samples_not_adjacent(
+    right: Function, texts: _Texts, token_ids: Tensor, request: Request
+) -> None:
+    """The texts' prompts alternate, though the samples of each are due side by side."""
+    right(texts, token_ids, request)
+    texts.ids = token_ids.repeat(request.samples, 1)
 
 
-@GenerationFault.register(
-    "samples-not-adjacent",
-    "the texts' prompts alternate, though the samples of each are due side by side",
-    at="batch.sampled.logits",
-    replaces=(generate._Texts, "__init__"),  # noqa: SLF001 - where the mistake would be
-)
-def _(right: Function) -> Function:
-    def begin(texts: Any, token_ids: Tensor, request: Request) -> None:  # noqa: ANN401
-        right(texts, token_ids, request)
-        texts.ids = token_ids.repeat(request.samples, 1)
-
-    return begin
+@fault(at="batch.ends.ids", replaces=(_Texts, "__init__"))
+def end_of_id_0_ignored(
+    right: Function, texts: _Texts, token_ids: Tensor, request: Request
+) -> None:
+    """An end token of id 0 counts as none."""
+    right(texts, token_ids, request)
+    texts.end_id = request.end_id or None
 
 
-@GenerationFault.register(
-    "end-of-id-0-ignored",
-    "an end token of id 0 counts as none",
-    at="batch.ends.ids",
-    replaces=(generate._Texts, "__init__"),  # noqa: SLF001
-)
-def _(right: Function) -> Function:
-    def begin(texts: Any, token_ids: Tensor, request: Request) -> None:  # noqa: ANN401
-        right(texts, token_ids, request)
-        texts.end_id = request.end_id or None
-
-    return begin
-
-
-def at_the_end(append: Callable[[Any, Tensor], Tensor]) -> Callable[[Function], Function]:
+def at_the_end(append: Callable[[Any, Tensor], Tensor]) -> Function:
     """Return a fault: `append(texts, tokens)` marks finished texts and returns their tokens."""
 
-    def faulty(right: Function) -> Function:
-        def appended(texts: Any, tokens: Tensor, position: int) -> Tensor:  # noqa: ANN401
-            end_id, texts.end_id = texts.end_id, None
-            if end_id is not None:
-                texts.end_id = end_id
-                tokens = append(texts, tokens)
-                texts.end_id = None
-            result: Tensor = right(texts, tokens, position)
-            texts.end_id = end_id
-            return result
+    def appended(right: Function, texts: _Texts, tokens: Tensor, position: int) -> Any:
+        end_id = texts.end_id
+        if end_id is not None:
+            tokens = append(texts, tokens)
+        texts.end_id = None
+        result = right(texts, tokens, position)
+        texts.end_id = end_id
+        return result
 
-        return appended
-
-    return faulty
+    return appended
 
 
-@GenerationFault.register(
-    "end-not-filled",
-    "a text goes on after its end token",
-    at="batch.ends.ids",
-    replaces=(generate._Texts, "append"),  # noqa: SLF001
-)
-@at_the_end
-def _(texts: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401
+@fault(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
+def end_not_filled(texts: Any, tokens: Tensor) -> Tensor:
+    """A text goes on after its end token."""
     texts.finished |= tokens == texts.end_id
     return tokens
 
 
-@GenerationFault.register(
-    "end-filled-with-0",
-    "a text is filled with id 0 after its end token",
-    at="batch.ends_last.ids",
-    replaces=(generate._Texts, "append"),  # noqa: SLF001
-)
-@at_the_end
-def _(texts: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401
+@fault(at="batch.ends_last.ids", replaces=(_Texts, "append"), by=at_the_end)
+def end_filled_with_0(texts: Any, tokens: Tensor) -> Tensor:
+    """A text is filled with id 0 after its end token."""
     tokens = tokens.masked_fill(texts.finished, 0)
     texts.finished |= tokens == texts.end_id
     return tokens
 
 
-@GenerationFault.register(
-    "end-of-one-ends-all",
-    "the first end token ends every text",
-    at="batch.ends.ids",
-    replaces=(generate._Texts, "append"),  # noqa: SLF001
-)
-@at_the_end
-def _(texts: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401
+@fault(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
+def end_of_one_ends_all(texts: Any, tokens: Tensor) -> Tensor:
+    """The first end token ends every text."""
     tokens = tokens.masked_fill(texts.finished, texts.end_id)
     texts.finished |= (tokens == texts.end_id).any()
     return tokens
 
 
-@GenerationFault.register(
-    "runs-on-after-all-ends",
-    "tokens are added though every text has ended",
-    at="batch.ends.ids",
-    replaces=(generate._Texts, "append"),  # noqa: SLF001
-)
-@at_the_end
-def _(texts: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401
+@fault(at="batch.ends.ids", replaces=(_Texts, "append"), by=at_the_end)
+def runs_on_after_all_ends(texts: Any, tokens: Tensor) -> Tensor:
+    """Tokens are added though every text has ended."""
     ended = getattr(texts, "ended", texts.finished)
     tokens = tokens.masked_fill(ended, texts.end_id)
     texts.ended = ended | (tokens == texts.end_id)
     return tokens
 
 
-@GenerationFault.register(
-    "end-in-the-prompt",
-    "an end token in the prompt ends the text",
-    at="batch.ends.ids",
-    replaces=(generate._Texts, "__init__"),  # noqa: SLF001
-)
-def _(right: Function) -> Function:
-    def begin(texts: Any, token_ids: Tensor, request: Request) -> None:  # noqa: ANN401
-        right(texts, token_ids, request)
-        if request.end_id is not None:
-            texts.finished = (texts.ids == request.end_id).any(1)
-
-    return begin
+@fault(at="batch.ends.ids", replaces=(_Texts, "__init__"))
+def end_in_the_prompt(right: Function, texts: _Texts, token_ids: Tensor, request: Request) -> None:
+    """An end token in the prompt ends the text."""
+    right(texts, token_ids, request)
+    if request.end_id is not None:
+        texts.finished = (texts.ids == request.end_id).any(1)
 
 
-def with_context(start: Callable[[int, int], int]) -> Callable[[Function], Function]:
-    """Return a fault: a text that slides goes on from `start(end, n_positions)`."""
+def _slid(kept: Callable[[Tensor, int, int], Tensor]) -> Function:
+    """Return a slide that keeps `kept(ids, end, n_positions)`."""
 
-    def faulty(right: Function) -> Function:
-        def context(texts: Any, end: int, n_positions: int) -> object:  # noqa: ANN401
-            if end <= n_positions:
-                return right(texts, end, n_positions)
-            return texts.ids[:, start(end, n_positions) : end]
+    def context(right: Function, texts: _Texts, end: int, n_positions: int) -> Any:
+        if end <= n_positions:
+            return right(texts, end, n_positions)
+        return kept(texts.ids, end, n_positions)
 
-        return context
-
-    return faulty
+    return context
 
 
-GenerationFault.register(
-    "slide-from-one-later",
-    "a slide keeps one token less than half of the positions",
+GenerationFault.register_all(
+    {
+        "slide-from-one-later": (
+            "a slide keeps one token less than half of the positions",
+            _slid(lambda ids, end, positions: ids[:, end - positions // 2 + 1 : end]),
+        ),
+        "slide-by-one": (
+            "a slide keeps all positions but one",
+            _slid(lambda ids, end, positions: ids[:, end - positions + 1 : end]),
+        ),
+        "slide-to-the-prompt": (
+            "a slide goes on from the beginning of the text, and skips its end",
+            _slid(lambda ids, _end, positions: ids[:, : positions // 2]),
+        ),
+    },
     at="overflow.slide.logits",
-    replaces=(generate._Texts, "context"),  # noqa: SLF001
-)(with_context(lambda end, positions: end - positions // 2 + 1))
-
-
-GenerationFault.register(
-    "slide-by-one",
-    "a slide keeps all positions but one",
-    at="overflow.slide.logits",
-    replaces=(generate._Texts, "context"),  # noqa: SLF001
-)(with_context(lambda end, positions: end - positions + 1))
-
-
-GenerationFault.register(
-    "slide-to-the-prompt",
-    "a slide goes on from the beginning of the text, and skips its end",
-    at="overflow.slide.logits",
-    replaces=(generate._Texts, "context"),  # noqa: SLF001
-)(
-    lambda right: (
-        lambda texts, end, positions: (
-            right(texts, end, positions) if end <= positions else texts.ids[:, : positions // 2]
-        )
-    )
+    replaces=(_Texts, "context"),
 )
 
 
-def with_count(
-    changed: Callable[[int, GPT, Tensor, Request], int],
-) -> Callable[[Function], Function]:
-    """Return a fault: another number of new tokens than `_new_tokens` allows."""
-
-    def faulty(right: Function) -> Function:
-        def count(model: GPT, token_ids: Tensor, request: Request) -> int:
-            return changed(right(model, token_ids, request), model, token_ids, request)
-
-        return count
-
-    return faulty
+@fault(at="overflow.stop.ids", replaces=(generate, "_new_tokens"))
+def stops_one_short(right: Function, model: GPT, token_ids: Tensor, request: Request) -> Any:
+    """A text ends before the last position."""
+    count = right(model, token_ids, request)
+    return count - (count < request.max_new_tokens)
 
 
-GenerationFault.register(
-    "stops-one-short",
-    "a text ends before the last position",
-    at="overflow.stop.ids",
-    replaces=(generate, "_new_tokens"),
-)(with_count(lambda count, _model, _ids, request: count - (count < request.max_new_tokens)))
+@fault(at="beams.full.texts", replaces=(generate, "_new_tokens"))
+def beams_past_the_positions(
+    right: Function, model: GPT, token_ids: Tensor, request: Request
+) -> Any:
+    """A search is not limited by the positions."""
+    count = right(model, token_ids, request)
+    return request.max_new_tokens if request.beams > 1 else count
 
 
-GenerationFault.register(
-    "beams-past-the-positions",
-    "a search is not limited by the positions",
-    at="beams.full.texts",
-    replaces=(generate, "_new_tokens"),
-)(
-    with_count(
-        lambda count, _model, _ids, request: request.max_new_tokens if request.beams > 1 else count
-    )
-)
-
-
-@GenerationFault.register(
-    "overflow-without-error",
-    "a text that is too long ends early, though an error is due",
-    at="overflow.limits",
-    replaces=(generate, "_new_tokens"),
-)
-def _(right: Function) -> Function:
-    def count(model: GPT, token_ids: Tensor, request: Request) -> object:
-        stops = {"error": "stop"}.get(request.overflow, request.overflow)
-        return right(model, token_ids, dataclasses.replace(request, overflow=stops))
-
-    return count
+@fault(at="overflow.limits", replaces=(generate, "_new_tokens"))
+def overflow_without_error(right: Function, model: GPT, token_ids: Tensor, request: Request) -> Any:
+    """A text that is too long ends early, though an error is due."""
+    stops = {"error": "stop"}.get(request.overflow, request.overflow)
+    return right(model, token_ids, dataclasses.replace(request, overflow=stops))
 
 
 # Chunks behind a cache.
 
 
-@GenerationFault.register(
-    "chunk-sees-itself-alone",
-    "a later chunk does not attend to the cached keys",
-    at="chunks.plain.logits",
-    replaces=(BlockCache, "extended"),
-)
-def _(right: Function) -> Function:
-    def extended(cache: BlockCache, key: Tensor, value: Tensor) -> object:
-        right(cache, key, value)
-        return key, value
-
-    return extended
+@fault(at="chunks.plain.logits", replaces=(BlockCache, "extended"))
+def chunk_sees_itself_alone(right: Function, cache: BlockCache, key: Tensor, value: Tensor) -> Any:
+    """A later chunk does not attend to the cached keys."""
+    right(cache, key, value)
+    return key, value
 
 
-@GenerationFault.register(
-    "chunk-positions-from-0",
-    "the positions of a later chunk begin at 0",
-    at="chunks.plain.logits",
-    replaces=(model_module, "embed"),
-)
-def _(right: Function) -> Function:
-    return lambda *given: right(*given[:-1], 0)
+@fault(at="chunks.plain.logits", replaces=(model_module, "embed"))
+def chunk_positions_from_0(right: Function, *given: Any) -> Any:
+    """The positions of a later chunk begin at 0."""
+    return right(*given[:-1], 0)
 
 
 # Searches.
 
 
-@GenerationFault.register(
+@fault(
     "never-reversed",
     '"never" is taken for False, and False for "never"',
     at="beams.stopping",
     replaces=(Hypotheses, "_can_improve"),
 )
-def _(right: Function) -> Function:
-    def can_improve(prompt: Any, length: int) -> object:  # noqa: ANN401
-        settings = prompt._settings  # noqa: SLF001
-        if settings.early_stopping is True:
-            return right(prompt, length)
-        other = False if settings.early_stopping == "never" else "never"
-        prompt._settings = dataclasses.replace(settings, early_stopping=other)  # noqa: SLF001
-        result = right(prompt, length)
-        prompt._settings = settings  # noqa: SLF001
-        return result
-
-    return can_improve
+def _can_improve(right: Function, prompt: Hypotheses, length: int) -> Any:
+    settings = prompt._settings
+    if settings.early_stopping is True:
+        return right(prompt, length)
+    other: Any = False if settings.early_stopping == "never" else "never"
+    prompt._settings = dataclasses.replace(settings, early_stopping=other)
+    result = right(prompt, length)
+    prompt._settings = settings
+    return result
 
 
-@GenerationFault.register(
-    "beams-filled-with-0",
-    "shorter texts of a search are filled with id 0",
-    at="beams.fill",
-    replaces=(beam_search, "beam_search"),
-)
-def _(right: Function) -> Function:
-    def searched(decoder: Any, token_ids: Tensor, settings: Settings, *rest: object) -> object:  # noqa: ANN401
-        texts = right(decoder, token_ids, settings, *rest)
-        new = texts[:, token_ids.shape[1] :]
-        for text in new if settings.end_id is not None else ():
-            ends = (text == settings.end_id).nonzero()
-            if len(ends):
-                text[int(ends[0]) + 1 :] = 0
-        return texts
-
-    return searched
+@fault(at="beams.fill", replaces=(beam_search, "beam_search"))
+def beams_filled_with_0(
+    right: Function, decoder: Any, token_ids: Tensor, settings: Settings, *rest: object
+) -> Any:
+    """Shorter texts of a search are filled with id 0."""
+    texts = right(decoder, token_ids, settings, *rest)
+    for text in texts[:, token_ids.shape[1] :] if settings.end_id is not None else ():
+        ends = (text == settings.end_id).nonzero()
+        if len(ends):
+            text[int(ends[0]) + 1 :] = 0
+    return texts
 
 
-GenerationFault.register(
-    "beams-one-short",
-    "a search ends one token too early",
-    at="beams.choices",
-    replaces=(beam_search, "search"),
-)(with_settings(lambda s: {"max_new_tokens": max(1, s.max_new_tokens - 1)}))
+@fault(at="beams.choices", replaces=(beam_search, "search"))
+def beams_one_short(right: Function, *given: Any) -> Any:
+    """A search ends one token too early."""
+    return _searched(right, given, max_new_tokens=max(1, given[2].max_new_tokens - 1))
 
 
-@GenerationFault.register(
-    "beams-worst-first",
-    "the texts of a search come in the reverse order",
-    at="beams.choices",
-    replaces=(Hypotheses, "best"),
-)
-def _(right: Function) -> Function:
-    return lambda prompt: right(prompt)[::-1]
+@fault(at="beams.choices", replaces=(Hypotheses, "best"))
+def beams_worst_first(right: Function, prompt: Hypotheses) -> Any:
+    """The texts of a search come in the reverse order."""
+    return right(prompt)[::-1]
 
 
-@GenerationFault.register(
-    "beams-few-candidates",
-    "as many candidates as beams are ranked, not twice as many",
-    at="beams.ends",
-    replaces=(beam_search, "_best"),
-)
-def _(right: Function) -> Function:
-    return lambda totals, count, vocab: right(totals, count // 2, vocab)
+@fault(at="beams.ends", replaces=(beam_search, "_best"))
+def beams_few_candidates(right: Function, totals: Tensor, count: int, vocab: int) -> Any:
+    """As many candidates as beams are ranked, not twice as many."""
+    return right(totals, count // 2, vocab)
 
 
-@GenerationFault.register(
-    "beam-ties-to-the-last",
-    "of equal scores the later one comes first",
-    at="beams.ties",
-    replaces=(beam_search, "_best"),
-)
-def _(_right: Function) -> Function:
-    def best(totals: Tensor, count: int, vocab: int) -> list[Candidate]:
-        places = [place for place, score in enumerate(totals.tolist()) if score > -math.inf]
-        scores = totals.tolist()
-        ranked = sorted(places, key=lambda place: (-scores[place], -place))[:count]
-        return [Candidate(scores[place], *divmod(place, vocab)) for place in ranked]
-
-    return best
+@fault(at="beams.ties", replaces=(beam_search, "_best"))
+def beam_ties_to_the_last(
+    _right: Function, totals: Tensor, count: int, vocab: int
+) -> list[Candidate]:
+    """Of equal scores the later one comes first."""
+    scores = totals.tolist()
+    places = [place for place, score in enumerate(scores) if score > -math.inf]
+    ranked = sorted(places, key=lambda place: (-scores[place], -place))[:count]
+    return [Candidate(scores[place], *divmod(place, vocab)) for place in ranked]
 
 
-@GenerationFault.register(
-    "finished-forgotten",
-    "a text that ended is forgotten when others end",
-    at="beams.ends",
-    replaces=(Hypotheses, "advance"),
-)
-def _(right: Function) -> Function:
-    def advance(prompt: Any, candidates: object, texts: object, length: int) -> None:  # noqa: ANN401
-        before: list[Hypothesis] = prompt._finished  # noqa: SLF001
-        prompt._finished = []  # noqa: SLF001
-        right(prompt, candidates, texts, length)
-        prompt._finished = prompt._finished or before  # noqa: SLF001
-
-    return advance
+@fault(at="beams.ends", replaces=(Hypotheses, "advance"))
+def finished_forgotten(right: Function, prompt: Hypotheses, *given: Any) -> None:
+    """A text that ended is forgotten when others end."""
+    before, prompt._finished = prompt._finished, []
+    right(prompt, *given)
+    prompt._finished = prompt._finished or before
 
 
 # Streamed text.
 
 
-@GenerationFault.register(
-    "spaces-lost",
-    "words are streamed without the spaces between them",
-    at="stream.parts",
-    replaces=(Spelling, "spelled"),
-)
-def _(right: Function) -> Function:
-    return lambda spelling, token_id: right(spelling, token_id).lstrip(" ")
+@fault(at="stream.parts", replaces=(Spelling, "spelled"))
+def spaces_lost(right: Function, spelling: Spelling, token_id: int) -> Any:
+    """Words are streamed without the spaces between them."""
+    return right(spelling, token_id).lstrip(" ")
 
 
-@GenerationFault.register(
-    "stop-string-kept",
-    "a text ends with its stop string, not before it",
-    at="stream.stop",
-    replaces=(Stops, "passed"),
-)
-def _(right: Function) -> Function:
-    def passed(stops: Stops, text: str) -> str:
-        before = stops.found
-        shown: str = right(stops, text)
-        found = stops.found and not before
-        return shown + (next(iter(stops._strings[-1:])) if found else "")  # noqa: SLF001
-
-    return passed
+@fault(at="stream.stop", replaces=(Stops, "passed"))
+def stop_string_kept(right: Function, stops: Stops, text: str) -> Any:
+    """A text ends with its stop string, not before it."""
+    before = stops.found
+    shown = right(stops, text)
+    found = stops.found and not before
+    return shown + (next(iter(stops._strings[-1:])) if found else "")
 
 
-@GenerationFault.register(
-    "held-back-lost",
-    "the beginning of a stop string at a text's end is not shown",
-    at="stream.held",
-    replaces=(Stops, "rest"),
-)
-def _(_right: Function) -> Function:
-    return lambda _stops: ""
+@fault(at="stream.held", replaces=(Stops, "rest"))
+def held_back_lost(_right: Function, _stops: Stops) -> str:
+    """The beginning of a stop string at a text's end is not shown."""
+    return ""
 
 
 GENERATION_FAULTS = faults_of(GenerationFault)
 """Every fault of generation by name."""
 
 
-@contextlib.contextmanager
-def inject(name: str | None) -> Iterator[None]:
-    """Exchange the function of a fault for the faulty one within the context; None does nothing.
+def inject(name: str | None) -> AbstractContextManager[None]:
+    """Inject a fault while a check runs; none if `name` is None.
 
     Modules that imported the function get the faulty one too.
     """
     if name is None:
-        yield
-        return
-    owner, function = GENERATION_FAULTS[name].replaces
-    right = getattr(owner, function)
-    owners = [owner]
-    if isinstance(owner, ModuleType):
-        ours = [module for name, module in sys.modules.items() if name.startswith("scratch_gpt.")]
-        owners = [module for module in ours if getattr(module, function, None) is right]
-    faulty = GENERATION_FAULTS[name].code(right)
-    for one in owners:
-        setattr(one, function, faulty)
-    try:
-        yield
-    finally:
-        for one in owners:
-            setattr(one, function, right)
+        return contextlib.nullcontext()
+    return GENERATION_FAULTS[name].injected(everywhere=True)

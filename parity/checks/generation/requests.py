@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from functools import partial
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -235,13 +236,11 @@ def chunk_rows(run: Pass, searched: Tensor) -> Iterator[Row]:
     ids = torch.cat([prompts, prompts.roll(1, 0)], dim=1)[:, : run.model.config.n_positions]
     truth = run.truth(ids)
     for backend in (*EAGER, "decoder"):
-        tap = f"chunks.{backend}.logits"
-
-        def compute(backend: str = backend) -> Tensor:
-            return _decoded(run, ids) if backend == "decoder" else _in_chunks(run, ids, backend)
-
+        tap, read = f"chunks.{backend}.logits", _decoded if backend == "decoder" else _in_chunks
         found = run.attempt(
-            compute, tap=tap, place=lambda: f"a text of {ids.shape[1]} tokens in chunks"
+            partial(read, run, ids, backend),
+            tap=tap,
+            place=lambda: f"a text of {ids.shape[1]} tokens in chunks",
         )
         if isinstance(found, Row):
             yield found
@@ -264,7 +263,7 @@ def _in_chunks(run: Pass, ids: Tensor, backend: str) -> Tensor:
     return torch.cat([model(chunk, cache=cache) for chunk in chunks], dim=1)
 
 
-def _decoded(run: Pass, ids: Tensor) -> Tensor:
+def _decoded(run: Pass, ids: Tensor, _backend: str) -> Tensor:
     """Return a decoder's logits from position `_CUTS[-1] - 1` on, after those of another text."""
     decoder = Decoder(run.model, batch=len(ids))
     decoder.step(decoder.start(ids.flip(1)[:, :3]).argmax(-1))
@@ -277,7 +276,7 @@ def _decoded(run: Pass, ids: Tensor) -> Tensor:
 
 def made_up(size: int) -> Tokenizer:
     """Return a tokenizer with so many tokens, of which two in three end a word."""
-    letters = "abcdefghijklmnopqrstuvwxyz"
+    letters = ascii_lowercase
 
     def token(number: int) -> str:
         text = ""

@@ -73,50 +73,41 @@ class Scripted:
 def search_rows(seed: int) -> Iterator[Row]:
     """Yield a row for each group of settings: the texts of `beam_search`, filled, in float64."""
     generator = np.random.Generator(np.random.Philox([seed, 2]))
-    drawn = generator.standard_normal((_TABLES, _NEW, _VOCAB, _VOCAB))
+    drawn = torch.from_numpy(generator.standard_normal((_TABLES, _NEW, _VOCAB, _VOCAB))) * 2.0
     for name, settings in SEARCHES.items():
-        tables = torch.from_numpy(drawn * 2.0)
-        if name == "ties":
-            tables = tables.round()
-        tap, cases = f"beams.{name}", list(itertools.product(settings, tables))
-        due = [_due(setting, table) for setting, table in cases]
-        found: list[list[list[int]]] = []
+        tables = drawn.round() if name == "ties" else drawn
+        yield _search_row(name, list(itertools.product(settings, tables)))
 
-        def compute(
-            cases: Sequence[tuple[Settings, Tensor]] = cases,
-            found: list[list[list[int]]] = found,
-        ) -> None:
-            for setting, table in cases:
-                made = beam_search.beam_search(Scripted(table), _PROMPTS, setting)
-                found.append(made.tolist())
 
-        def place(
-            cases: Sequence[tuple[Settings, Tensor]] = cases,
-            found: list[list[list[int]]] = found,
-        ) -> str:
-            return _words(cases[len(found)][0])
+def _search_row(name: str, cases: Sequence[tuple[Settings, Tensor]]) -> Row:
+    found: list[list[list[int]]] = []
 
-        raised = attempt(compute, tap=tap, dtype="float64", place=place)
-        if raised is not None:
-            yield raised
-            continue
-        if name != "fill":
-            found, due = (
-                [_ended(case, side) for case, side in zip(cases, sides, strict=True)]
-                for sides in (found, due)
-            )
-        mine, right = (
-            [token for texts in side for text in texts for token in (len(text), *text)]
-            for side in (found, due)
+    def compute() -> None:
+        for setting, table in cases:
+            made = beam_search.beam_search(Scripted(table), _PROMPTS, setting)
+            found.append(made.tolist())
+
+    tap, due = f"beams.{name}", [_due(*case) for case in cases]
+    raised = attempt(compute, tap=tap, dtype="float64", place=lambda: _words(cases[len(found)][0]))
+    if raised is not None:
+        return raised
+    if name != "fill":
+        found, due = (
+            [_ended(case, side) for case, side in zip(cases, sides, strict=True)]
+            for sides in (found, due)
         )
-        row = ids_row(mine, right, tap=tap, dtype="float64", against="oracle")
-        wrong = [
-            f"{_words(case[0])}: ours {ours}, oracle {its}"
-            for case, mades, dues in zip(cases, found, due, strict=True)
-            for ours, its in itertools.zip_longest(mades, dues)
-            if ours != its
-        ]
-        yield dataclasses.replace(row, detail="".join(wrong[:1]))
+    mine, right = (
+        [token for texts in side for text in texts for token in (len(text), *text)]
+        for side in (found, due)
+    )
+    row = ids_row(mine, right, tap=tap, dtype="float64", against="oracle")
+    wrong = [
+        f"{_words(case[0])}: ours {ours}, oracle {its}"
+        for case, mades, dues in zip(cases, found, due, strict=True)
+        for ours, its in itertools.zip_longest(mades, dues)
+        if ours != its
+    ]
+    return dataclasses.replace(row, detail="".join(wrong[:1]))
 
 
 def _ended(case: tuple[Settings, Tensor], texts: Sequence[Sequence[int]]) -> list[list[int]]:

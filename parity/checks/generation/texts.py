@@ -54,12 +54,9 @@ def unchanged(logits: Tensor) -> Tensor:
     return logits
 
 
-_TIED = 5
-
-
 def tied(logits: Tensor) -> Tensor:
     """Return logits of which the five largest are equal."""
-    return logits.minimum(logits.topk(_TIED).values[:, -1:])
+    return logits.minimum(logits.topk(5).values[:, -1:])
 
 
 def lifted(logits: Tensor) -> Tensor:
@@ -317,12 +314,7 @@ def flat(texts: Sequence[Sequence[int]]) -> list[int]:
 
 
 def tie_excuse(
-    made: Made,
-    other: Sequence[Sequence[int]],
-    *,
-    truth: Tensor,
-    reference: Tensor,
-    bounds: Bounds,
+    made: Made, other: Sequence[Sequence[int]], *, truth: Tensor, reference: Tensor, bounds: Bounds
 ) -> str:
     """Return the description of a tie at the first difference of each text; empty if one is none.
 
@@ -365,23 +357,12 @@ Forward = Callable[[Tensor], Tensor]
 
 def candidate_forward(model: GPT) -> Forward:
     """Return our model without a cache, on the backend `plain`."""
-    plain = model.with_backend("plain").eval()
-
-    @torch.no_grad()
-    def forward(token_ids: Tensor) -> Tensor:
-        return cast("Tensor", plain(token_ids))
-
-    return forward
+    return torch.no_grad()(model.with_backend("plain").eval())
 
 
 def huggingface_forward(model: OpenAIGPTLMHeadModel) -> Forward:
     """Return Hugging Face's model without a cache."""
-
-    @torch.no_grad()
-    def forward(token_ids: Tensor) -> Tensor:
-        return huggingface.logits(model, token_ids)
-
-    return forward
+    return torch.no_grad()(partial(huggingface.logits, model))
 
 
 def oracle_forward(model: OpenAIGPTLMHeadModel) -> Forward:

@@ -18,6 +18,7 @@ from parity.checks.gradients.taps import BLOCK
 from parity.core.lockstep import TapFunction
 from parity.core.taps import never_formed_kinds
 from parity.faults.forward import with_tap
+from parity.faults.forward_faults import rounded
 from parity.faults.registry import Fault, faults_of
 from parity.operations import (
     Call,
@@ -52,70 +53,47 @@ class BackwardFault(Fault):
         """Return the first wrong gradient: where a tensor is not formed, the next one backwards."""
         if self.at == "<before":
             return f"h.{block - 1}.ln_2" if block > 0 else "embeddings"
-        name = super().first_seen(block, backend, **names)
+        name = self.at.format(i=block, **names)
         while (kind := name.removeprefix(f"h.{block}.")) in never_formed_kinds(backend):
             after = next(place.name for place in BLOCK if kind in place.after)
             name = f"h.{block}.{after}"
         return name
 
 
-@BackwardFault.register(
-    "loss-not-divided",
-    "the loss's gradient not divided by the number of targets",
-    at="logits",
-    look_for="not divided by the number of targets",
-    taps=("logits",),
-    behind=True,
-)
-def _(value: Tensor, op: Op) -> Tensor:
+fault = BackwardFault.register
+
+
+@fault(at="logits", look_for="not divided by the number of targets", taps=("logits",), behind=True)
+def loss_not_divided(value: Tensor, op: Op) -> Tensor:
+    """The loss's gradient not divided by the number of targets."""
     batch, time = op.token_ids.shape
     return value * float(batch * (time - 1))
 
 
-@BackwardFault.register(
-    "head-detached",
-    "the head's path into the tied embedding is cut",
-    at="tokens_embed.weight",
-    look_for="only one of its two paths",
-    taps=("logits",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="tokens_embed.weight", look_for="only one of its two paths", taps=("logits",))
+def head_detached(_value: Tensor, op: Op) -> Tensor:
+    """The head's path into the tied embedding is cut."""
     return op.input("<x") @ op.parameter("tokens_embed.weight").detach().T
 
 
-@BackwardFault.register(
-    "lookup-detached",
-    "the lookup's path into the tied embedding is cut",
-    at="tokens_embed.weight",
-    look_for="only one of its two paths",
-    taps=("embeddings.tokens",),
-)
-def _(value: Tensor, _op: Op) -> Tensor:
+@fault(at="tokens_embed.weight", look_for="only one of its two paths", taps=("embeddings.tokens",))
+def lookup_detached(value: Tensor, _op: Op) -> Tensor:
+    """The lookup's path into the tied embedding is cut."""
     return value.detach().requires_grad_()  # the tap still receives a gradient
 
 
-@BackwardFault.register(
-    "repeat-overwritten",
-    "of a token that occurs twice, the last gradient overwrites the others",
-    at="tokens_embed.weight",
-    look_for="occurs twice",
-    taps=("embeddings.tokens",),
-)
-def _(value: Tensor, op: Op) -> Tensor:
+@fault(at="tokens_embed.weight", look_for="occurs twice", taps=("embeddings.tokens",))
+def repeat_overwritten(value: Tensor, op: Op) -> Tensor:
+    """Of a token that occurs twice, the last gradient overwrites the others."""
     flat = op.token_ids.flatten()
     same = flat[:, None] == flat[None, :]
     repeated_later = same.triu(1).any(-1).view(*op.token_ids.shape, 1)
     return torch.where(repeated_later, value.detach(), value)
 
 
-@BackwardFault.register(
-    "norm-without-mean",
-    "layer norm's backward without the term of the mean",
-    at="h.{i}.ln_1.input",
-    look_for="subtracts the gradient's mean",
-    taps=("h.{i}.ln_1",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.ln_1.input", look_for="subtracts the gradient's mean", taps=("h.{i}.ln_1",))
+def norm_without_mean(_value: Tensor, op: Op) -> Tensor:
+    """Layer norm's backward without the term of the mean."""
     x = op.input("ln_1.input")
     centered = x - x.mean(-1, keepdim=True).detach()
     variance = (centered * centered).mean(-1, keepdim=True)
@@ -123,65 +101,44 @@ def _(_value: Tensor, op: Op) -> Tensor:
     return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
-@BackwardFault.register(
-    "norm-without-variance",
-    "layer norm's backward without the term of the variance",
-    at="h.{i}.ln_1.input",
-    look_for="through the variance",
-    taps=("h.{i}.ln_1",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.ln_1.input", look_for="through the variance", taps=("h.{i}.ln_1",))
+def norm_without_variance(_value: Tensor, op: Op) -> Tensor:
+    """Layer norm's backward without the term of the variance."""
     normalized = _constant_variance(op.input("ln_1.input"), op.epsilon)
     return normalized * op.parameter("ln_1.weight") + op.parameter("ln_1.bias")
 
 
-@BackwardFault.register(
-    "gain-of-one-row",
-    "the gradient of ln_1's gain is that of one row",
-    at="h.{i}.ln_1.weight",
-    look_for="too few rows",
-    taps=("h.{i}.ln_1",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.ln_1.weight", look_for="too few rows", taps=("h.{i}.ln_1",))
+def gain_of_one_row(_value: Tensor, op: Op) -> Tensor:
+    """The gradient of ln_1's gain is that of one row."""
     x, gain = op.input("ln_1.input"), op.parameter("ln_1.weight")
     fixed = gain.detach()
     share = _constant_variance(x, op.epsilon).detach() * _first_row(x) * (gain - fixed)
     return layer_norm(x, fixed, op.parameter("ln_1.bias"), op.epsilon) + share
 
 
-@BackwardFault.register(
-    "bias-of-one-row",
-    "the gradient of c_fc's bias is that of one row",
-    at="h.{i}.mlp.c_fc.bias",
-    look_for="one row",
-    taps=("h.{i}.mlp.c_fc",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.mlp.c_fc.bias", look_for="one row", taps=("h.{i}.mlp.c_fc",))
+def bias_of_one_row(_value: Tensor, op: Op) -> Tensor:
+    """The gradient of c_fc's bias is that of one row."""
     x, bias = op.input("ln_1"), op.parameter("mlp.c_fc.bias")
     fixed = bias.detach()
     return linear(x, op.parameter("mlp.c_fc.weight"), fixed) + _first_row(x) * (bias - fixed)
 
 
-@BackwardFault.register(
-    "erf-derivative",
-    "the derivative of the erf GELU",
-    at="h.{i}.mlp.c_fc",
-    look_for="erf form",
-    taps=("h.{i}.mlp.gelu",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.mlp.c_fc", look_for="erf form", taps=("h.{i}.mlp.gelu",))
+def erf_derivative(_value: Tensor, op: Op) -> Tensor:
+    """The derivative of the erf GELU."""
     x = op.input("mlp.c_fc")
     return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
-@BackwardFault.register(
-    "delta-missing",
-    "the softmax's backward without its row term",
+@fault(
     at="h.{i}.attn.scores",
     look_for="row term (delta)",
     taps=("h.{i}.attn.weights", "h.{i}.attn.context"),
 )
-def _(value: Tensor, op: Op) -> Tensor:
+def delta_missing(value: Tensor, op: Op) -> Tensor:
+    """The softmax's backward without its row term."""
     scores = op.input("attn.scores")
     masked = scores.masked_fill(hidden(scores.shape[-1], op.mask, scores.device), -math.inf)
     exponentials = torch.exp(masked - masked.detach().amax(-1, keepdim=True))
@@ -191,51 +148,34 @@ def _(value: Tensor, op: Op) -> Tensor:
     return merge_heads(weights @ op.input("attn.value")).view_as(value)
 
 
-@BackwardFault.register(
-    "scale-missing-behind",
-    "the query's gradient without 1/sqrt(head_width)",
+@fault(
     at="h.{i}.attn.query",
     look_for="1/sqrt(head_width) is missing",
     taps=("h.{i}.attn.query",),
     behind=True,
 )
-def _(value: Tensor, _op: Op) -> Tensor:
+def scale_missing_behind(value: Tensor, _op: Op) -> Tensor:
+    """The query's gradient without 1/sqrt(head_width)."""
     return value * math.sqrt(value.shape[-1])
 
 
-@BackwardFault.register(
-    "transpose-missing",
-    "the backward of attention's c_proj multiplies by the matrix, not its transpose",
-    at="h.{i}.attn.context",
-    look_for="must be transposed",
-    taps=("h.{i}.attn",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.attn.context", look_for="must be transposed", taps=("h.{i}.attn",))
+def transpose_missing(_value: Tensor, op: Op) -> Tensor:
+    """The backward of attention's c_proj multiplies by the matrix, not its transpose."""
     context, weight = op.input("attn.context"), op.parameter("attn.c_proj.weight")
     right = linear(context.detach(), weight, op.parameter("attn.c_proj.bias"))
     return right + context @ weight.detach().T
 
 
-@BackwardFault.register(
-    "residual-cut",
-    "no gradient through the residual around attention",
-    at="<before",
-    look_for="a branch is missing",
-    family="residual",
-    taps=("h.{i}.ln_1.input",),
-)
-def _(value: Tensor, op: Op) -> Tensor:
+@fault(at="<before", look_for="a branch is missing", family="residual", taps=("h.{i}.ln_1.input",))
+def residual_cut(value: Tensor, op: Op) -> Tensor:
+    """No gradient through the residual around attention."""
     return value - (op.input("<x") - op.input("<x").detach())
 
 
-@BackwardFault.register(
-    "doubled",
-    "the gradient of the MLP's output added twice",
-    at="h.{i}.mlp.c_proj.weight",
-    look_for="counted twice",
-    taps=("h.{i}.mlp",),
-)
-def _(value: Tensor, _op: Op) -> Tensor:
+@fault(at="h.{i}.mlp.c_proj.weight", look_for="counted twice", taps=("h.{i}.mlp",))
+def doubled(value: Tensor, _op: Op) -> Tensor:
+    """The gradient of the MLP's output added twice."""
     return 2.0 * value
 
 
@@ -250,75 +190,56 @@ def _context_of(value: Tensor, weights: Tensor, op: Op) -> Tensor:
     return merge_heads(weights @ values.detach() + right @ values).view_as(value)
 
 
-@BackwardFault.register(
-    "mask-missing-behind",
-    "the softmax's backward without the causal mask",
+@fault(
     at="h.{i}.attn.scores",
     look_for="hidden keys get a share",
     family="mask",
     taps=("h.{i}.attn.weights", "h.{i}.attn.context"),
 )
-def _(value: Tensor, op: Op) -> Tensor:
+def mask_missing_behind(value: Tensor, op: Op) -> Tensor:
+    """The softmax's backward without the causal mask."""
     return _context_of(value, softmax(op.input("attn.scores")), op)
 
 
-@BackwardFault.register(
-    "mask-late-behind",
-    "the softmax's backward with a mask that is off by one",
+@fault(
     at="h.{i}.attn.scores",
     look_for="hidden keys get a share",
     family="mask",
     taps=("h.{i}.attn.weights", "h.{i}.attn.context"),
 )
-def _(value: Tensor, op: Op) -> Tensor:
+def mask_late_behind(value: Tensor, op: Op) -> Tensor:
+    """The softmax's backward with a mask that is off by one."""
     scores = op.input("attn.scores")
     visible = torch.ones_like(scores[0, 0], dtype=torch.bool).tril(1)
     return _context_of(value, softmax(scores.masked_fill(~visible, -math.inf)), op)
 
 
-@BackwardFault.register(
-    "key-scale-missing-behind",
-    "the key's gradient without 1/sqrt(head_width)",
+@fault(
     at="h.{i}.attn.key",
     look_for="1/sqrt(head_width) is missing",
     taps=("h.{i}.attn.key",),
     behind=True,
 )
-def _(value: Tensor, _op: Op) -> Tensor:
+def key_scale_missing_behind(value: Tensor, _op: Op) -> Tensor:
+    """The key's gradient without 1/sqrt(head_width)."""
     return value * math.sqrt(value.shape[-1])
 
 
-@BackwardFault.register(
-    "scale-twice-behind",
-    "the query's gradient scaled twice",
-    at="h.{i}.attn.query",
-    look_for="applied twice",
-    taps=("h.{i}.attn.query",),
-    behind=True,
-)
-def _(value: Tensor, _op: Op) -> Tensor:
+@fault(at="h.{i}.attn.query", look_for="applied twice", taps=("h.{i}.attn.query",), behind=True)
+def scale_twice_behind(value: Tensor, _op: Op) -> Tensor:
+    """The query's gradient scaled twice."""
     return value / math.sqrt(value.shape[-1])
 
 
-@BackwardFault.register(
-    "value-detached",
-    "no gradient through the values",
-    at="h.{i}.attn.c_attn.weight",
-    look_for="a path cut",
-    taps=("h.{i}.attn.value",),
-)
-def _(value: Tensor, _op: Op) -> Tensor:
+@fault(at="h.{i}.attn.c_attn.weight", look_for="a path cut", taps=("h.{i}.attn.value",))
+def value_detached(value: Tensor, _op: Op) -> Tensor:
+    """No gradient through the values."""
     return value.detach().requires_grad_()
 
 
-@BackwardFault.register(
-    "c-attn-bias-of-one-text",
-    "the gradient of c_attn's bias is that of one text",
-    at="h.{i}.attn.c_attn.bias",
-    look_for="not over all rows",
-    taps=("h.{i}.attn.query",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.attn.c_attn.bias", look_for="not over all rows", taps=("h.{i}.attn.query",))
+def c_attn_bias_of_one_text(_value: Tensor, op: Op) -> Tensor:
+    """The gradient of c_attn's bias is that of one text."""
     x, width = op.input("<x"), op.input("<x").shape[-1]
     bias = op.parameter("attn.c_attn.bias")[:width]
     fixed, first = bias.detach(), torch.zeros_like(x[..., :1])
@@ -330,143 +251,94 @@ def _(_value: Tensor, op: Op) -> Tensor:
 # The MLP, norms and sums, as hand-written and fused kernels get them wrong.
 
 
-@BackwardFault.register(
-    "gelu-straight-through",
-    "GELU hands its gradient on as it is",
-    at="h.{i}.mlp.c_fc",
-    look_for="the derivative of GELU",
-    taps=("h.{i}.mlp.gelu",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.mlp.c_fc", look_for="the derivative of GELU", taps=("h.{i}.mlp.gelu",))
+def gelu_straight_through(_value: Tensor, op: Op) -> Tensor:
+    """GELU hands its gradient on as it is."""
     return 1.0 * op.input("mlp.c_fc")
 
 
-@BackwardFault.register(
-    "gelu-inner-missing",
-    "the derivative of GELU without the term from inside the tanh",
-    at="h.{i}.mlp.c_fc",
-    look_for="inside the tanh",
-    taps=("h.{i}.mlp.gelu",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.mlp.c_fc", look_for="inside the tanh", taps=("h.{i}.mlp.gelu",))
+def gelu_inner_missing(_value: Tensor, op: Op) -> Tensor:
+    """The derivative of GELU without the term from inside the tanh."""
     x = op.input("mlp.c_fc")
     inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
     return 0.5 * x * (1.0 + torch.tanh(inner).detach())
 
 
-@BackwardFault.register(
-    "bias-averaged",
-    "the gradient of c_fc's bias is averaged over the rows",
-    at="h.{i}.mlp.c_fc.bias",
-    look_for="averaged",
-    taps=("h.{i}.mlp.c_fc",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.mlp.c_fc.bias", look_for="averaged", taps=("h.{i}.mlp.c_fc",))
+def bias_averaged(_value: Tensor, op: Op) -> Tensor:
+    """The gradient of c_fc's bias is averaged over the rows."""
     x, bias = op.input("ln_1"), op.parameter("mlp.c_fc.bias")
     fixed = bias.detach()
     share = (bias - fixed) / float(x.shape[0] * x.shape[1])
     return linear(x, op.parameter("mlp.c_fc.weight"), fixed) + share
 
 
-@BackwardFault.register(
-    "mlp-detached",
-    "no gradient through the MLP",
-    at="h.{i}.mlp.c_proj.weight",
-    look_for="no gradient ever reached it",
-    taps=("h.{i}.mlp",),
-)
-def _(value: Tensor, _op: Op) -> Tensor:
+@fault(at="h.{i}.mlp.c_proj.weight", look_for="no gradient ever reached it", taps=("h.{i}.mlp",))
+def mlp_detached(value: Tensor, _op: Op) -> Tensor:
+    """No gradient through the MLP."""
     return value.detach().requires_grad_()
 
 
-@BackwardFault.register(
-    "norm-without-gain",
-    "layer norm's backward without the gain",
-    at="h.{i}.ln_1.input",
-    look_for="the gain is left out",
-    taps=("h.{i}.ln_1",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.ln_1.input", look_for="the gain is left out", taps=("h.{i}.ln_1",))
+def norm_without_gain(_value: Tensor, op: Op) -> Tensor:
+    """Layer norm's backward without the gain."""
     x, gain, bias = op.input("ln_1.input"), op.parameter("ln_1.weight"), op.parameter("ln_1.bias")
     normalized = layer_norm(x, torch.ones_like(gain), torch.zeros_like(bias), op.epsilon)
     return normalized + normalized.detach() * gain + bias
 
 
-@BackwardFault.register(
-    "residual-twice",
-    "the gradient through the residual around the MLP added twice",
-    at="h.{i}.ln_1",
-    look_for="counted twice",
-    family="residual",
-    taps=("h.{i}.ln_2.input",),
-)
-def _(value: Tensor, op: Op) -> Tensor:
+@fault(at="h.{i}.ln_1", look_for="counted twice", family="residual", taps=("h.{i}.ln_2.input",))
+def residual_twice(value: Tensor, op: Op) -> Tensor:
+    """The gradient through the residual around the MLP added twice."""
     return value + (op.input("ln_1") - op.input("ln_1").detach())
 
 
-@BackwardFault.register(
-    "gradient-bfloat16",
-    "the gradient of c_fc's output rounded to bfloat16",
+@fault(
     at="h.{i}.mlp.c_fc",
     look_for="numbers of bfloat16: an operation computes in it",
     family="precision",
     taps=("h.{i}.mlp.c_fc",),
     behind=True,
 )
-def _(value: Tensor, _op: Op) -> Tensor:
-    return cast("Tensor", _Rounded.apply(value, torch.bfloat16))  # type: ignore[no-untyped-call]
+def gradient_bfloat16(value: Tensor, _op: Op) -> Tensor:
+    """The gradient of c_fc's output rounded to bfloat16."""
+    return _with_rounded_gradient(value, torch.bfloat16)
 
 
-@BackwardFault.register(
-    "gradient-float32",
-    "the gradient of the sum after attention rounded to float32",
+@fault(
     at="h.{i}.ln_1.input",
     look_for="numbers of float32: an operation computes in it",
     family="precision",
     taps=("h.{i}.ln_1.input",),
     behind=True,
 )
-def _(value: Tensor, _op: Op) -> Tensor:
-    return cast("Tensor", _Rounded.apply(value, torch.float32))  # type: ignore[no-untyped-call]
+def gradient_float32(value: Tensor, _op: Op) -> Tensor:
+    """The gradient of the sum after attention rounded to float32."""
+    return _with_rounded_gradient(value, torch.float32)
 
 
 # Embeddings.
 
 
-@BackwardFault.register(
-    "head-halved",
-    "the head's and the lookup's gradients averaged, where they are added",
-    at="tokens_embed.weight",
-    look_for="averaged",
-    taps=("logits",),
-)
-def _(_value: Tensor, op: Op) -> Tensor:
+@fault(at="tokens_embed.weight", look_for="averaged", taps=("logits",))
+def head_halved(_value: Tensor, op: Op) -> Tensor:
+    """The head's and the lookup's gradients averaged, where they are added."""
     table = op.parameter("tokens_embed.weight")
     return op.input("<x") @ (0.5 * table + 0.5 * table.detach()).T
 
 
-@BackwardFault.register(
-    "positions-averaged",
-    "the gradients of positions averaged over the batch",
-    at="positions_embed.weight",
-    look_for="averaged",
-    taps=("embeddings.positions",),
-)
-def _(value: Tensor, op: Op) -> Tensor:
+@fault(at="positions_embed.weight", look_for="averaged", taps=("embeddings.positions",))
+def positions_averaged(value: Tensor, op: Op) -> Tensor:
+    """The gradients of positions averaged over the batch."""
     return value / float(op.token_ids.shape[0])
 
 
-class _Rounded(Function):
-    """A tensor whose gradient is rounded to another dtype."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, value: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.dtype = dtype  # type: ignore[attr-defined]
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].to(ctx.dtype).to(gradients[0].dtype), None  # type: ignore[attr-defined]
+def _with_rounded_gradient(value: Tensor, dtype: torch.dtype) -> Tensor:
+    value = value.clone()
+    if value.requires_grad:
+        value.register_hook(lambda gradient: rounded(gradient, dtype))  # type: ignore[no-untyped-call]
+    return value
 
 
 def _constant_variance(x: Tensor, epsilon: float) -> Tensor:

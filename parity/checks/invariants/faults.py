@@ -12,7 +12,6 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from parity.core.taps import BLOCK_KINDS, never_formed_kinds
 from parity.faults.registry import Fault, faults_of
 from scratch_gpt import model as model_module
 from scratch_gpt import transformer_block
@@ -42,14 +41,6 @@ class InvariantFault(Fault):
     def group(self) -> str:
         """The property."""
         return self.violates
-
-    def first_seen(self, block: int = 0, backend: str = "plain", **names: object) -> str:
-        """Return the first tap that differs: where a tensor is not formed, the next one."""
-        tap = super().first_seen(block, backend, **names)
-        kinds = [kind.name for kind in BLOCK_KINDS]
-        while (kind := tap.split(".", 2)[-1]) in never_formed_kinds(backend):
-            tap = tap.removesuffix(kind) + kinds[kinds.index(kind) + 1]
-        return tap
 
 
 @contextlib.contextmanager

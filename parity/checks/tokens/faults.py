@@ -1,6 +1,6 @@
 """Faults of a tokenizer, each a subclass of the right one with one thing wrong."""
 
-# ruff: noqa: D101, D102, PLR2004, SLF001 - each is described where it is registered,
+# ruff: noqa: ANN401, D101, D102, PLR2004, SLF001 - each is described where it is registered,
 # and is put where the product has its code.
 
 import dataclasses
@@ -48,70 +48,62 @@ class TokenizerFault(Fault):
     of: tuple[str, ...] = (*HUGGINGFACE, *ORIGINAL)
 
 
+fault = TokenizerFault.register
+
 # Wrong words.
 
 
-class Rewritten:
-    """A pretokenizer whose words, and `keeps_unknown` if it is given, are changed afterwards."""
-
-    def __init__(
-        self, right: Pretokenizer, rewrite: Rewrite, *, keeps_unknown: bool | None = None
-    ) -> None:
-        self.keeps_unknown = right.keeps_unknown if keeps_unknown is None else keeps_unknown
-        self._right, self._rewrite = right, rewrite
-
-    def words(self, text: str) -> list[str]:
-        """Return the words."""
-        return [word.text for word in self.located(text)]
-
-    def located(self, text: str) -> list[Word]:
-        """Return the words with the places of their characters."""
-        base = getattr(self._right, "standardized", str)(text)
-        return self._rewrite(self._right.located(text), base)
-
-
-def splitting(change: Callable[[Pretokenizer], Pretokenizer]) -> type[Tokenizer]:
-    """Return a fault: a tokenizer with another pretokenizer, given the right one."""
+def changed(change: Callable[[Any], None]) -> type[Tokenizer]:
+    """Return a fault: a tokenizer whose attributes are changed when it is built."""
 
     class Faulty(Tokenizer):
         def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
             super().__init__(vocabulary, pretokenizer=pretokenizer)
-            split = change(self._split)
-            self._as_given, self._normalized = self._finders(keeps_unknown=split.keeps_unknown)
-            self._split = split
+            change(self)
 
     return Faulty
 
 
+def splitting(other: Callable[[Pretokenizer], Pretokenizer]) -> type[Tokenizer]:
+    """Return a fault: a tokenizer with another pretokenizer, given the right one."""
+
+    def change(own: Any) -> None:
+        own._split = split = other(own._split)
+        own._as_given, own._normalized = own._finders(keeps_unknown=split.keeps_unknown)
+
+    return changed(change)
+
+
 def rewritten(rewrite: Rewrite, *, keeps_unknown: bool | None = None) -> type[Tokenizer]:
-    """Return a fault: a pretokenizer whose words are changed afterwards."""
-    return splitting(lambda right: Rewritten(right, rewrite, keeps_unknown=keeps_unknown))
+    """Return a fault: a pretokenizer whose words, and `keeps_unknown` if given, are changed."""
+
+    def other(right: Any) -> Any:
+        def located(text: str) -> list[Word]:
+            base = getattr(right, "standardized", str)(text)
+            return rewrite(right.located(text), base)
+
+        return SimpleNamespace(
+            keeps_unknown=right.keeps_unknown if keeps_unknown is None else keeps_unknown,
+            located=located,
+            words=lambda text: [word.text for word in located(text)],
+        )
+
+    return splitting(other)
 
 
-def respelled(changed: Callable[[str, str], str]) -> type[Tokenizer]:
-    """Return a fault: each letter becomes `changed(letter, source)`, `source` being the text's."""
+def respelled(other: Callable[[str, str], str]) -> type[Tokenizer]:
+    """Return a fault: each letter becomes `other(letter, source)`, `source` being the text's."""
 
-    def rewrite(words: list[Word], base: str) -> list[Word]:
-        return [
-            Word(
-                "".join(changed(c, base[start]) for c, start in zip(w.text, w.starts, strict=True)),
-                w.starts,
-                w.ends,
-            )
-            for w in words
-        ]
+    def respell(word: Word, base: str) -> Word:
+        spelled = (other(c, base[at]) for c, at in zip(word.text, word.starts, strict=True))
+        return Word("".join(spelled), word.starts, word.ends)
 
-    return rewritten(rewrite)
+    return rewritten(lambda words, base: [respell(word, base) for word in words])
 
 
-@TokenizerFault.register(
-    "cleaning-skipped",
-    "zero-width and control characters stay in words",
-    at="cleaning",
-    of=HUGGINGFACE,
-)
-@rewritten
-def _(words: list[Word], base: str) -> list[Word]:
+@fault(at="cleaning", of=HUGGINGFACE, by=rewritten)
+def cleaning_skipped(words: list[Word], base: str) -> list[Word]:
+    """Zero-width and control characters stay in words."""
     return [_filled(word, base) for word in words]
 
 
@@ -130,11 +122,9 @@ def joined_at(kind: str) -> type[Tokenizer]:
     def rewrite(words: list[Word], _base: str) -> list[Word]:
         made: list[Word] = []
         for word in words:
-            if made and _touch(made[-1], word, kind):
-                one = made[-1]
-                made[-1] = Word(
-                    one.text + word.text, one.starts + word.starts, one.ends + word.ends
-                )
+            if made and _touch(one := made[-1], word, kind):
+                places = one.starts + word.starts, one.ends + word.ends
+                made[-1] = Word(one.text + word.text, *places)
             else:
                 made.append(word)
         return made
@@ -151,11 +141,11 @@ def _touch(one: Word, two: Word, kind: str) -> bool:
     return one.ends[-1] == two.starts[0] and not apart and any(edge in members for edge in edges)
 
 
-TokenizerFault.register(
-    "cjk-joined", "Chinese characters are no words of their own", at="CJK", of=HUGGINGFACE
-)(joined_at("ideographs"))
+fault("cjk-joined", "Chinese characters are no words of their own", at="CJK", of=HUGGINGFACE)(
+    joined_at("ideographs")
+)
 
-TokenizerFault.register(
+fault(
     "punctuation-joined",
     "punctuation marks are no words of their own",
     at="word boundaries",
@@ -163,38 +153,31 @@ TokenizerFault.register(
 )(joined_at("punctuation"))
 
 
-@TokenizerFault.register("accents-kept", "letters keep their accents", at="accents", of=HUGGINGFACE)
-@respelled
-def _(letter: str, source: str) -> str:
+@fault(at="accents", of=HUGGINGFACE, by=respelled)
+def accents_kept(letter: str, source: str) -> str:
+    """Letters keep their accents."""
     lower = source.lower()
     return lower if len(lower) == 1 and unicodedata.decomposition(lower)[:4] else letter
 
 
-@TokenizerFault.register("case-kept", "letters keep their case", at="lower case")
-@respelled
-def _(letter: str, source: str) -> str:
+@fault(at="lower case", by=respelled)
+def case_kept(letter: str, source: str) -> str:
+    """Letters keep their case."""
     return source if source != letter and source.lower() == letter else letter
 
 
-@TokenizerFault.register(
-    "places-in-bytes", "places are counted in bytes of UTF-8", at="places", of=HUGGINGFACE
-)
-@rewritten
-def _(words: list[Word], base: str) -> list[Word]:
+@fault(at="places", of=HUGGINGFACE, by=rewritten)
+def places_in_bytes(words: list[Word], base: str) -> list[Word]:
+    """Places are counted in bytes of UTF-8."""
     before = [0]
     for character in base:
         before.append(before[-1] + len(character.encode()))
     return [Word(w.text, [before[s] for s in w.starts], [before[e] for e in w.ends]) for w in words]
 
 
-@TokenizerFault.register(
-    "no-break-space-kept",
-    "a no-break space stays in its word",
-    at="white space",
-    of=HUGGINGFACE,
-)
-@rewritten
-def _(words: list[Word], base: str) -> list[Word]:
+@fault(at="white space", of=HUGGINGFACE, by=rewritten)
+def no_break_space_kept(words: list[Word], base: str) -> list[Word]:
+    """A no-break space stays in its word."""
     made = words[:1]
     for word in words[1:]:
         one, start, end = made[-1], made[-1].ends[-1], word.starts[0]
@@ -206,9 +189,9 @@ def _(words: list[Word], base: str) -> list[Word]:
     return made
 
 
-@TokenizerFault.register("newline-dropped", "newlines are spaces", at="newlines", of=ORIGINAL)
-@rewritten
-def _(words: list[Word], _base: str) -> list[Word]:
+@fault(at="newlines", of=ORIGINAL, by=rewritten)
+def newline_dropped(words: list[Word], _base: str) -> list[Word]:
+    """Newlines are spaces."""
     return [word for word in words if word.text != "\n"]
 
 
@@ -216,13 +199,13 @@ def _unchanged(words: list[Word], _base: str) -> list[Word]:
     return words
 
 
-TokenizerFault.register(
-    "unk-split", "a literal <unk> is characters as others", at="special token", of=HUGGINGFACE
-)(rewritten(_unchanged, keeps_unknown=False))
+fault("unk-split", "a literal <unk> is characters as others", at="special token", of=HUGGINGFACE)(
+    rewritten(_unchanged, keeps_unknown=False)
+)
 
-TokenizerFault.register(
-    "unk-kept", "a literal <unk> is the unknown token", at="special token", of=ORIGINAL
-)(rewritten(_unchanged, keeps_unknown=True))
+fault("unk-kept", "a literal <unk> is the unknown token", at="special token", of=ORIGINAL)(
+    rewritten(_unchanged, keeps_unknown=True)
+)
 
 
 def prepared(prepare: Callable[[OriginalPretokenizer, str], str]) -> type[Tokenizer]:
@@ -235,16 +218,16 @@ def prepared(prepare: Callable[[OriginalPretokenizer, str], str]) -> type[Tokeni
     return splitting(lambda _right: Other())
 
 
-TokenizerFault.register(
+fault(
     "backslash-padded",
     "backslashes stand alone, as a raw pattern would have it",
     at="word boundaries",
     of=ORIGINAL,
 )(prepared(lambda right, text: right.standardized(text.replace("\\", " \\ "))))
 
-TokenizerFault.register(
-    "unrepaired", "ftfy's and the release's repairs are left out", at="text repair", of=ORIGINAL
-)(prepared(lambda _right, text: " ".join(text.split())))
+fault("unrepaired", "ftfy's and the release's repairs are left out", at="text repair", of=ORIGINAL)(
+    prepared(lambda _right, text: " ".join(text.split()))
+)
 
 
 # Wrong merging.
@@ -253,48 +236,34 @@ TokenizerFault.register(
 def merging(build: Callable[[Vocabulary], Merged]) -> type[Tokenizer]:
     """Return a fault: a tokenizer that merges in another way, given the vocabulary."""
 
-    class Faulty(Tokenizer):
-        def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
-            super().__init__(vocabulary, pretokenizer=pretokenizer)
-            self._pieces._pairs = SimpleNamespace(merged=build(vocabulary))  # type: ignore[assignment]
+    def change(own: Any) -> None:
+        own._pieces._pairs = SimpleNamespace(merged=build(own.vocabulary))
 
-    return Faulty
+    return changed(change)
 
 
 def _right(vocabulary: Vocabulary) -> BytePairs:
     return BytePairs(vocabulary.ids, vocabulary.merges, unknown=vocabulary.ids[UNKNOWN])
 
 
-@TokenizerFault.register(
-    "header-counted",
-    "the merges' header counts as a merge, and products have the id after theirs",
-    at="ids",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@fault(at="ids", by=merging)
+def header_counted(vocabulary: Vocabulary) -> Merged:
+    """The merges' header counts as a merge, and products have the id after theirs."""
     products = {one + two for one, two in vocabulary.merges}
     size = len(vocabulary.tokens)
     ids = {token: (n + (token in products)) % size for token, n in vocabulary.ids.items()}
     return BytePairs(ids, vocabulary.merges, unknown=ids[UNKNOWN]).merged
 
 
-@TokenizerFault.register(
-    "last-merge-dropped",
-    "the last merge is not read",
-    at="merges",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@fault(at="merges", by=merging)
+def last_merge_dropped(vocabulary: Vocabulary) -> Merged:
+    """The last merge is not read."""
     return BytePairs(vocabulary.ids, vocabulary.merges[:-1], unknown=vocabulary.ids[UNKNOWN]).merged
 
 
-@TokenizerFault.register(
-    "leftmost-first",
-    "merges go from left to right and not by rank",
-    at="merges",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@fault(at="merges", by=merging)
+def leftmost_first(vocabulary: Vocabulary) -> Merged:
+    """Merges go from left to right and not by rank."""
     pairs = set(vocabulary.merges)
 
     def merged(word: str) -> list[int]:
@@ -308,19 +277,15 @@ def _(vocabulary: Vocabulary) -> Merged:
     return merged
 
 
-@TokenizerFault.register(
-    "no-end-of-word",
-    "the last letter of a word has no </w>",
-    at="end of word",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@fault(at="end of word", by=merging)
+def no_end_of_word(vocabulary: Vocabulary) -> Merged:
+    """The last letter of a word has no </w>."""
     right = _right(vocabulary)
 
     return lambda word: right.merged(f"{word}\uffff")[:-1]
 
 
-TokenizerFault.register("unknown-is-one", "unknown characters have id 1", at="unknown characters")(
+fault("unknown-is-one", "unknown characters have id 1", at="unknown characters")(
     merging(lambda vocabulary: BytePairs(vocabulary.ids, vocabulary.merges, unknown=1).merged)
 )
 
@@ -340,22 +305,18 @@ def unknown_where(kept: Callable[[int, list[int], int], bool]) -> type[Tokenizer
     return merging(faulty)
 
 
-TokenizerFault.register(
-    "unknown-dropped", "unknown characters have no id", at="unknown characters"
-)(unknown_where(lambda at, ids, unknown: ids[at] != unknown))
-
-TokenizerFault.register(
-    "unknown-fused",
-    "unknown characters beside each other have one id",
-    at="unknown characters",
-)(unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown]))
-
-
-@TokenizerFault.register(
-    "ids-in-16-bits", "the ids of a word are kept in a signed type of 16 bits", at="ids"
+fault("unknown-dropped", "unknown characters have no id", at="unknown characters")(
+    unknown_where(lambda at, ids, unknown: ids[at] != unknown)
 )
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+
+fault("unknown-fused", "unknown characters beside each other have one id", at="unknown characters")(
+    unknown_where(lambda at, ids, unknown: not at or ids[at - 1 : at + 1] != [unknown, unknown])
+)
+
+
+@fault(at="ids", by=merging)
+def ids_in_16_bits(vocabulary: Vocabulary) -> Merged:
+    """The ids of a word are kept in a signed type of 16 bits."""
     right = _right(vocabulary)
     return lambda word: np.array(right.merged(word)).astype(np.int16).tolist()
 
@@ -363,11 +324,9 @@ def _(vocabulary: Vocabulary) -> Merged:
 # Long words.
 
 
-@TokenizerFault.register(
-    "long-cut", "a word is cut after each 64 characters, wherever that is", at="long words"
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@fault(at="long words", by=merging)
+def long_cut(vocabulary: Vocabulary) -> Merged:
+    """A word is cut after each 64 characters, wherever that is."""
     right = _right(vocabulary)
 
     def merged(word: str) -> list[int]:
@@ -380,24 +339,18 @@ def _(vocabulary: Vocabulary) -> Merged:
     return merged
 
 
-@TokenizerFault.register(
-    "long-cut-before-end",
-    "long words are cut between characters that are neighbors only in tokens that end a word",
-    at="long words",
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@fault(at="long words", by=merging)
+def long_cut_before_end(vocabulary: Vocabulary) -> Merged:
+    """Long words are cut between characters that are neighbors only in tokens that end a word."""
     right = _right(vocabulary)
     inner = (token for token in vocabulary.tokens if not token.endswith(END))
     right.__dict__["_neighbors"] = {t[at : at + 2] for t in inner for at in range(len(t) - 1)}
     return right.merged
 
 
-@TokenizerFault.register(
-    "long-unknown", "a word of more than 100 characters is the unknown token", at="long words"
-)
-@merging
-def _(vocabulary: Vocabulary) -> Merged:
+@fault(at="long words", by=merging)
+def long_unknown(vocabulary: Vocabulary) -> Merged:
+    """A word of more than 100 characters is the unknown token."""
     right = _right(vocabulary)
     return lambda word: right.merged(word) if len(word) <= 100 else [vocabulary.ids[UNKNOWN]]
 
@@ -419,29 +372,29 @@ def cached_by(key: Callable[[str], str]) -> type[Tokenizer]:
 
 def caching(kind: type[product._Pieces]) -> type[Tokenizer]:
     """Return a fault: a tokenizer with another cache."""
-
-    class Faulty(Tokenizer):
-        def __init__(self, vocabulary: Vocabulary, *, pretokenizer: str = "huggingface") -> None:
-            super().__init__(vocabulary, pretokenizer=pretokenizer)
-            self._pieces = kind(self._pieces._pairs)
-
-    return Faulty
+    return changed(lambda own: setattr(own, "_pieces", kind(own._pieces._pairs)))
 
 
-TokenizerFault.register(
-    "cache-by-beginning", "the cache holds words by their first 16 letters", at="word cache"
-)(cached_by(lambda word: word[:16]))
+TokenizerFault.register_all(
+    {
+        "cache-by-beginning": (
+            "the cache holds words by their first 16 letters",
+            cached_by(lambda word: word[:16]),
+        ),
+        "cache-by-letters": (
+            "the cache holds words by their letters in any order",
+            cached_by(lambda word: "".join(sorted(word))),
+        ),
+        "cache-by-hash": (
+            "the cache holds words by a hash of 16 bits",
+            cached_by(lambda word: f"{zlib.crc32(word.encode()) & 0xFFFF}"),
+        ),
+    },
+    at="word cache",
+)
 
-TokenizerFault.register(
-    "cache-by-letters", "the cache holds words by their letters in any order", at="word cache"
-)(cached_by(lambda word: "".join(sorted(word))))
 
-TokenizerFault.register(
-    "cache-by-hash", "the cache holds words by a hash of 16 bits", at="word cache"
-)(cached_by(lambda word: f"{zlib.crc32(word.encode()) & 0xFFFF}"))
-
-
-@TokenizerFault.register(
+@fault(
     "cache-evicts-wrong",
     "a word that finds the cache full gets the newest one's ids",
     at="word cache",
@@ -453,7 +406,7 @@ class CacheEvictsWrong(product._Pieces):
         return self.popitem()[1] if full else super().__missing__(word)
 
 
-@TokenizerFault.register(
+@fault(
     "cache-given-away", "encode returns its own list, which the caller can change", at="word cache"
 )
 class CacheGivenAway(Tokenizer):
@@ -465,30 +418,14 @@ class CacheGivenAway(Tokenizer):
 # Offsets.
 
 
-class _Moved(Tokenizer):
-    """A tokenizer whose offsets are changed by `moved`."""
-
-    @staticmethod
-    def moved(start: int, end: int) -> tuple[int, int]:
-        raise NotImplementedError
-
+@fault("ends-included", "an offset's end is the last character", at="places", of=HUGGINGFACE)
+class EndsIncluded(Tokenizer):
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         ids, offsets = super().encode_with_offsets(text)
-        return ids, [self.moved(*place) for place in offsets]
+        return ids, [(start, end - 1) for start, end in offsets]
 
 
-@TokenizerFault.register(
-    "ends-included", "an offset's end is the last character", at="places", of=HUGGINGFACE
-)
-class EndsIncluded(_Moved):
-    @staticmethod
-    def moved(start: int, end: int) -> tuple[int, int]:
-        return start, end - 1
-
-
-@TokenizerFault.register(
-    "places-of-parts", "places count from the last special token", at="places", of=HUGGINGFACE
-)
+@fault("places-of-parts", "places count from the last special token", at="places", of=HUGGINGFACE)
 class PlacesOfParts(Tokenizer):
     def _located(self, text: str) -> Iterator[Word | tuple[int, int, int]]:
         for start, end, number in self._as_given.split(text):
@@ -501,9 +438,7 @@ class PlacesOfParts(Tokenizer):
 # Exceptions.
 
 
-@TokenizerFault.register(
-    "raises-at-pictures", "encode raises an error at characters beyond U+FFFF", at="exception"
-)
+@fault("raises-at-pictures", "encode raises an error at characters beyond U+FFFF", at="exception")
 class RaisesAtPictures(Tokenizer):
     def encode(self, text: str) -> list[int]:
         if any(ord(character) > 0xFFFF for character in text):
@@ -511,9 +446,7 @@ class RaisesAtPictures(Tokenizer):
         return super().encode(text)
 
 
-@TokenizerFault.register(
-    "raises-at-unknown", "decode raises an error at the unknown token", at="exception"
-)
+@fault("raises-at-unknown", "decode raises an error at the unknown token", at="exception")
 class RaisesAtUnknown(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         spelled = {token: token for token in self.vocabulary.tokens if token != UNKNOWN}
@@ -523,38 +456,38 @@ class RaisesAtUnknown(Tokenizer):
 # Decoding.
 
 
-@TokenizerFault.register("decoded-without-spaces", "words are not separated", at="decode")
+@fault("decoded-without-spaces", "words are not separated", at="decode")
 class DecodedWithoutSpaces(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return super().decode(ids).replace(" ", "")
 
 
-@TokenizerFault.register("decoded-with-last-space", "a space ends the text", at="decode")
+@fault("decoded-with-last-space", "a space ends the text", at="decode")
 class DecodedWithLastSpace(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return "".join(token.replace(END, " ") for token in self.tokens(ids))
 
 
-@TokenizerFault.register("decoded-without-unknown", "unknown tokens are left out", at="decode")
+@fault("decoded-without-unknown", "unknown tokens are left out", at="decode")
 class DecodedWithoutUnknown(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return super().decode(number for number in ids if number != self._unknown)
 
 
-@TokenizerFault.register("decoded-end-kept", "the last token keeps its </w>", at="decode")
+@fault("decoded-end-kept", "the last token keeps its </w>", at="decode")
 class DecodedEndKept(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         *others, last = self.tokens(ids) or [""]
         return "".join(token.replace(END, " ") for token in others) + last
 
 
-@TokenizerFault.register("decoded-in-16-bits", "decode takes ids modulo 65,536", at="ids")
+@fault("decoded-in-16-bits", "decode takes ids modulo 65,536", at="ids")
 class DecodedIn16Bits(Tokenizer):
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         return super().decode(int(number) & 0xFFFF for number in ids)
 
 
-@TokenizerFault.register("decoded-from-the-end", "a negative id is accepted", at="other inputs")
+@fault("decoded-from-the-end", "a negative id is accepted", at="other inputs")
 class DecodedFromTheEnd(Tokenizer):
     def tokens(self, ids: Iterable[SupportsIndex]) -> list[str]:
         return [self.vocabulary.all_tokens[number] for number in ids]
@@ -563,7 +496,7 @@ class DecodedFromTheEnd(Tokenizer):
 # Batches.
 
 
-@TokenizerFault.register(
+@fault(
     "batch-by-length",
     "rows come from short to long, and not in the order of the texts",
     at="encode_batch",
@@ -573,13 +506,13 @@ class BatchByLength(Tokenizer):
         return sorted(super().encode_batch(texts), key=len)
 
 
-@TokenizerFault.register("batch-without-empty", "a text without ids has no row", at="encode_batch")
+@fault("batch-without-empty", "a text without ids has no row", at="encode_batch")
 class BatchWithoutEmpty(Tokenizer):
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         return [row for row in super().encode_batch(texts) if row]
 
 
-@TokenizerFault.register("batch-padded", "rows are filled up to the longest", at="encode_batch")
+@fault("batch-padded", "rows are filled up to the longest", at="encode_batch")
 class BatchPadded(Tokenizer):
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
         rows = super().encode_batch(texts)
@@ -595,7 +528,7 @@ def training(target: object, name: str, value: object) -> type[Tokenizer]:
 
     class Faulty(Tokenizer):
         @classmethod
-        def train(cls, *given: Any, **how: Any) -> Tokenizer:  # noqa: ANN401 - passed on
+        def train(cls, *given: Any, **how: Any) -> Tokenizer:
             with patch.object(target, name, value):
                 return super().train(*given, **how)
 
@@ -607,51 +540,17 @@ def _last_of_equals(pairs: bpe_trainer._Pairs) -> tuple[str, str] | None:
     return pair if count >= bpe_trainer._FEWEST else None
 
 
-TokenizerFault.register(
-    "merge-ties-to-the-last",
-    "of equally frequent pairs the last in code-point order is merged",
-    at="training",
-)(training(bpe_trainer._Pairs, "most_frequent", _last_of_equals))
-
-TokenizerFault.register("merged-once", "pairs that occur once are merged, too", at="training")(
-    training(bpe_trainer, "_FEWEST", 1)
-)
-
-TokenizerFault.register(
-    "words-counted-once", "a frequent word counts as a rare one", at="training"
-)(
-    training(
-        product,
-        "train_merges",
-        lambda words, **how: bpe_trainer.train_merges(dict.fromkeys(words, 1), **how),
-    )
-)
-
-
 def _only_more(pairs: bpe_trainer._Pairs, place: int, times: int) -> None:
     if times > 0:
         _COUNT(pairs, place, times)
 
 
-_COUNT = bpe_trainer._Pairs._count
-TokenizerFault.register(
-    "counts-not-lowered", "after a merge the pairs it broke up keep their counts", at="training"
-)(training(bpe_trainer._Pairs, "_count", _only_more))
-
-TokenizerFault.register(
-    "merged-from-the-right", "in a word a pair is merged from right to left", at="training"
-)(
-    training(
-        bpe_trainer,
-        "_merged",
-        lambda pieces, pair, right=bpe_trainer._merged: (
-            right(pieces, pair) if pair[0] != pair[1] else _from_the_right(pieces, pair)
-        ),
-    )
-)
+_COUNT, _MERGED = bpe_trainer._Pairs._count, bpe_trainer._merged
 
 
 def _from_the_right(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    if pair[0] != pair[1]:
+        return _MERGED(pieces, pair)
     made: list[str] = []
     for piece in reversed(pieces):
         if made and (piece, made[-1]) == pair:
@@ -661,12 +560,41 @@ def _from_the_right(pieces: list[str], pair: tuple[str, str]) -> list[str]:
     return made[::-1]
 
 
+def _counted_once(words: Iterable[str], **how: Any) -> Vocabulary:
+    return bpe_trainer.train_merges(dict.fromkeys(words, 1), **how)
+
+
+TokenizerFault.register_all(
+    {
+        "merge-ties-to-the-last": (
+            "of equally frequent pairs the last in code-point order is merged",
+            training(bpe_trainer._Pairs, "most_frequent", _last_of_equals),
+        ),
+        "merged-once": (
+            "pairs that occur once are merged, too",
+            training(bpe_trainer, "_FEWEST", 1),
+        ),
+        "words-counted-once": (
+            "a frequent word counts as a rare one",
+            training(product, "train_merges", _counted_once),
+        ),
+        "counts-not-lowered": (
+            "after a merge the pairs it broke up keep their counts",
+            training(bpe_trainer._Pairs, "_count", _only_more),
+        ),
+        "merged-from-the-right": (
+            "in a word a pair is merged from right to left",
+            training(bpe_trainer, "_merged", _from_the_right),
+        ),
+    },
+    at="training",
+)
+
+
 # Files.
 
 
-@TokenizerFault.register(
-    "first-merge-not-saved", "the first merge is overwritten by the header", at="files"
-)
+@fault("first-merge-not-saved", "the first merge is overwritten by the header", at="files")
 class FirstMergeNotSaved(Tokenizer):
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         super().save_pretrained(directory)
@@ -675,9 +603,7 @@ class FirstMergeNotSaved(Tokenizer):
         path.write_text("\n".join([header, *rest]), encoding="utf-8", newline="\n")
 
 
-@TokenizerFault.register(
-    "pretokenizer-not-saved", "the pretokenizer's name is not saved", at="files", of=ORIGINAL
-)
+@fault("pretokenizer-not-saved", "the pretokenizer's name is not saved", at="files", of=ORIGINAL)
 class PretokenizerNotSaved(Tokenizer):
     def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         super().save_pretrained(directory)

@@ -9,7 +9,7 @@ import json
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,7 @@ import numpy as np
 import torch
 
 from parity.checks.tokens.diagnosis import Cause, narrowed, shortest
-from parity.checks.tokens.runners import (
-    CandidateTokenizer,
-    Raised,
-    ReferenceTokenizer,
-    attempt,
-)
+from parity.checks.tokens.runners import CandidateTokenizer, Raised, ReferenceTokenizer, attempt
 from parity.checks.tokens.strings import HARD
 from reference import bpe_training
 from reference.original_tokenizer import decode
@@ -32,29 +27,28 @@ from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.tokenizer.vocabulary import MERGES, VOCABULARY, Vocabulary
 
-Explained = tuple[str, str]
-"""The step at which two results differ, and an explanation."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Part:
     """One use of the tokenizer.
 
     Attributes:
-        name: Its name in reports; the step where `explain` fails.
+        name: Its name in reports.
+        step: The step at which results differ; by default the name.
         against: The reference.
         inputs: Tuples, from short to long: only of the first that differ a cause is searched.
         ours: Returns our result for an input.
         theirs: Returns the reference's.
-        explain: Returns the step and the reason, given the input and both results.
+        explain: Returns the reason, given the input and both results.
     """
 
     name: str
+    step: str = ""
     against: str
     inputs: Sequence[tuple[Any, ...]]
     ours: Callable[[Any], Any]
     theirs: Callable[[Any], Any]
-    explain: Callable[[Any, Any, Any], Explained]
+    explain: Callable[[Any, Any, Any], str]
 
     def differs(self, given: tuple[Any, ...]) -> bool:
         """Return whether both results differ, or one side raises."""
@@ -66,14 +60,15 @@ class Part:
         """Return the cause of a difference at an input."""
         given = shortest(given, self.differs)
         mine, other = attempt(self.ours, given), attempt(self.theirs, given)
-        if isinstance(mine, Raised) or isinstance(other, Raised):
-            ours = f"our {self.name} raises " if isinstance(mine, Raised) else ""
-            theirs = f"the reference, {self.against}, raises "
-            raised = [one.error for one in (mine, other) if isinstance(one, Raised)]
-            step, why = "exception", (ours or theirs) + raised[0]
+        step = "exception"
+        if isinstance(mine, Raised):
+            why = f"our {self.name} raises {mine.error}"
+        elif isinstance(other, Raised):
+            why = f"the reference, {self.against}, raises {other.error}"
         else:
             found = attempt(self.explain, given, mine, other)
-            step, why = (self.name, "other results") if isinstance(found, Raised) else found
+            step = self.step or self.name
+            why = "other results" if isinstance(found, Raised) else found
         return Cause(
             step=step,
             why=why,
@@ -124,6 +119,12 @@ def parts(  # noqa: PLR0913 - both sides, and what is compared
         yield _other_inputs(ours.tokenizer)
 
 
+def _first_pair(ours: Iterable[Any], theirs: Iterable[Any]) -> tuple[int, Any, Any]:
+    """Return the first place at which two results differ, and what each has there."""
+    pairs = enumerate(zip_longest(ours, theirs))
+    return next((at, *pair) for at, pair in pairs if pair[0] != pair[1])
+
+
 # Decoding.
 
 
@@ -141,22 +142,20 @@ def _drawn_ids(theirs: ReferenceTokenizer, draw: random.Random) -> Iterator[tupl
 def _decoding(
     ours: CandidateTokenizer, theirs: ReferenceTokenizer, ids: Sequence[tuple[int, ...]]
 ) -> Iterator[Part]:
-    def explain(given: tuple[int, ...], mine: Any, other: Any) -> Explained:  # noqa: ANN401
+    def explain(given: tuple[int, ...], mine: Any, other: Any) -> str:  # noqa: ANN401
         (text, tokens), (right, spelled) = mine, other
         if tokens != spelled:
-            at = next(n for n, pair in enumerate(zip_longest(tokens, spelled)) if len({*pair}) > 1)
-            return "decode", f"token {at} of the ids is {tokens[at:][:1]}, not {spelled[at:][:1]}"
+            at, *_ = _first_pair(tokens, spelled)
+            return f"token {at} of the ids is {tokens[at:][:1]}, not {spelled[at:][:1]}"
         if text.rstrip() == right:
-            return "decode", "white space follows the last word"
+            return "white space follows the last word"
         if "".join(text.split()) == "".join(right.split()):
-            return "decode", "the words are not separated as in the reference"
+            return "the words are not separated as in the reference"
         if END in text:
-            return "decode", f"the mark {END} is left in the text"
+            return f"the mark {END} is left in the text"
         if len(text) < len(right):
-            return "decode", "a token is left out of the text" if len(
-                given
-            ) == 1 else "text is lost"
-        return "decode", "other text from the right tokens"
+            return "a token is left out of the text" if len(given) == 1 else "text is lost"
+        return "other text from the right tokens"
 
     tokenizer, named = ours.tokenizer, theirs.tokens
 
@@ -184,19 +183,15 @@ def _decoding(
 
 
 def _batches(tokenizer: Tokenizer, texts: Sequence[str]) -> Part:
-    def explain(given: tuple[str, ...], mine: Any, other: Any) -> Explained:  # noqa: ANN401
+    def explain(given: tuple[str, ...], mine: Any, other: Any) -> str:  # noqa: ANN401
         if len(mine) != len(other):
-            return "encode_batch", f"{len(mine)} rows for {len(given)} texts"
+            return f"{len(mine)} rows for {len(given)} texts"
         if sorted(mine) == sorted(other):
-            return "encode_batch", "the rows are in another order than the texts"
-        row = next(
-            at
-            for at, pair in enumerate(zip(mine, other, strict=True))
-            if len({*map(tuple, pair)}) > 1
-        )
-        one, alone = len(mine[row]), len(other[row])
-        return "encode_batch", f"row {row} has {one} ids, and its text alone {alone}" + (
-            ", the same to the end of the shorter" if mine[row][:alone] == other[row][:one] else ""
+            return "the rows are in another order than the texts"
+        row, ids, alone = _first_pair(map(list, mine), map(list, other))
+        same = ids[: len(alone)] == alone[: len(ids)]
+        return f"row {row} has {len(ids)} ids, and its text alone {len(alone)}" + (
+            ", the same to the end of the shorter" if same else ""
         )
 
     found = tuple(texts)
@@ -234,15 +229,16 @@ def _many_ids(ours: CandidateTokenizer) -> Part:
     def text(given: tuple[int, ...]) -> str:
         return " ".join(tokens[number].removesuffix(END) for number in given)
 
-    def explain(given: tuple[int, ...], mine: Any, _other: Any) -> Explained:  # noqa: ANN401
+    def explain(given: tuple[int, ...], mine: Any, _other: Any) -> str:  # noqa: ANN401
         if width := narrowed(mine[0], given):
-            return "ids", f"id {given[0]} becomes {mine[0][0]}: ids are cut to {width} bits"
-        return "ids", f"of {len(tokens):,} tokens, id {given[0]} is not given back"
+            return f"id {given[0]} becomes {mine[0][0]}: ids are cut to {width} bits"
+        return f"of {len(tokens):,} tokens, id {given[0]} is not given back"
 
     borders = [border + by for border in (1 << 7, 1 << 8, 1 << 15, 1 << 16) for by in (-1, 0, 1)]
     numbers = (1, 2, *borders, len(tokens) - 1)
     return Part(
         name="many ids",
+        step="ids",
         against="definition",
         inputs=[*((number,) for number in numbers), numbers, tuple(reversed(numbers))],
         ours=lambda given: (
@@ -270,18 +266,16 @@ def _training(
         made = tokenizer.train(texts, merges=merges, pretokenizer=tokenizer.pretokenizer)
         return list(made.vocabulary.tokens), list(made.vocabulary.merges)
 
-    def explain(given: tuple[str, ...], mine: Any, other: Any) -> Explained:  # noqa: ANN401
+    def explain(given: tuple[str, ...], mine: Any, other: Any) -> str:  # noqa: ANN401
         (tokens, merges), (right, wanted) = mine, other
         if merges == wanted:
-            pairs = enumerate(zip_longest(tokens, right))
-            at, one, another = next((at, *pair) for at, pair in pairs if len({*pair}) > 1)
-            return "training", f"equal merges, but token {at} is {one!r} and not {another!r}"
-        pairs = enumerate(zip_longest(merges, wanted))
-        at, one, another = next((at, *pair) for at, pair in pairs if pair[0] != pair[1])
+            at, one, another = _first_pair(tokens, right)
+            return f"equal merges, but token {at} is {one!r} and not {another!r}"
+        at, one, another = _first_pair(merges, wanted)
         if one is None:
-            return "training", f"there is no merge {at + 1}; the reference merges {another}"
+            return f"there is no merge {at + 1}; the reference merges {another}"
         if another is None:
-            return "training", f"merge {at + 1} is {one}; the reference has no more"
+            return f"merge {at + 1} is {one}; the reference has no more"
         counts = next(islice(bpe_training.steps(words(given)), at, None))[1]
         times = counts.get(one, 0), counts[another]
         cause = (
@@ -289,7 +283,7 @@ def _training(
             if times[0] == times[1]
             else f"they occur {times[0]} and {times[1]} times"
         )
-        return "training", f"merge {at + 1} is {one}, in the reference {another}: {cause}"
+        return f"merge {at + 1} is {one}, in the reference {another}: {cause}"
 
     def drawn(letters: str, count: int) -> tuple[str, ...]:
         return tuple(
@@ -319,6 +313,7 @@ def _training(
     )
     yield Part(
         name="training, few merges",
+        step="training",
         against="definition",
         inputs=[*few],
         ours=lambda given: [ours(given, merges) for merges in (0, 1, 2)],
@@ -361,49 +356,36 @@ def _files(tokenizer: Tokenizer, texts: Sequence[str]) -> Part:
             tokenizer.save_pretrained(folder)
             _header, *lines, _end = (folder / MERGES).read_text(encoding="utf-8").split("\n")
             return {
-                "tokens": json.loads((folder / VOCABULARY).read_text(encoding="utf-8")),
-                "merges": [tuple(line.split(" ")) for line in lines],
+                "tokens in the file": json.loads((folder / VOCABULARY).read_text(encoding="utf-8")),
+                "merges in the file": [tuple(line.split(" ")) for line in lines],
                 "tokenizer": type(tokenizer).from_pretrained(folder),
             }
 
-    def ours(given: tuple[str, ...]) -> object:
-        (what,) = given
-        again = read_back()["tokenizer"]
-        found: dict[str, Callable[[], object]] = {
-            "tokens in the file": lambda: read_back()["tokens"],
-            "merges in the file": lambda: read_back()["merges"],
-            "tokens": lambda: again.vocabulary.all_tokens,
-            "merges": lambda: again.vocabulary.merges,
-            "added tokens": lambda: again.vocabulary.added,
-            "pretokenizer": lambda: again.pretokenizer,
-            "digest": lambda: again.digest,
-            "ids": lambda: again.encode_batch(texts),
-        }
-        return found[what]()
-
-    def explain(given: tuple[str, ...], mine: Any, other: Any) -> Explained:  # noqa: ANN401
-        if isinstance(mine, str):
-            return "files", f"the {given[0]} is {mine!r} after saving, and was {other!r}"
-        pairs = enumerate(zip_longest(mine, other))
-        at, one, another = next((at, *pair) for at, pair in pairs if pair[0] != pair[1])
-        return "files", f"the {given[0]}: entry {at} is {one!r} after saving, and was {another!r}"
-
-    right: dict[str, Callable[[], object]] = {
-        "tokens in the file": lambda: mine.ids,
-        "merges in the file": lambda: [*mine.merges],
-        "tokens": lambda: mine.all_tokens,
-        "merges": lambda: mine.merges,
-        "added tokens": lambda: mine.added,
-        "pretokenizer": lambda: tokenizer.pretokenizer,
-        "digest": lambda: tokenizer.digest,
-        "ids": lambda: tokenizer.encode_batch(texts),
+    uses: dict[str, Callable[[Tokenizer], object]] = {
+        "tokens": lambda one: one.vocabulary.all_tokens,
+        "merges": lambda one: one.vocabulary.merges,
+        "added tokens": lambda one: one.vocabulary.added,
+        "pretokenizer": lambda one: one.pretokenizer,
+        "digest": lambda one: one.digest,
+        "ids": lambda one: one.encode_batch(texts),
     }
+    in_files = {"tokens in the file": mine.ids, "merges in the file": [*mine.merges]}
+
+    def found(what: str, files: Mapping[str, Any], one: Tokenizer) -> object:
+        return files[what] if what in in_files else uses[what](one)
+
+    def explain(given: tuple[str, ...], mine: Any, other: Any) -> str:  # noqa: ANN401
+        if isinstance(mine, str):
+            return f"the {given[0]} is {mine!r} after saving, and was {other!r}"
+        at, one, another = _first_pair(mine, other)
+        return f"the {given[0]}: entry {at} is {one!r} after saving, and was {another!r}"
+
     return Part(
         name="files",
         against="before saving",
-        inputs=[(what,) for what in right],
-        ours=ours,
-        theirs=lambda given: right[given[0]](),
+        inputs=[(what,) for what in (*in_files, *uses)],
+        ours=lambda given: found(given[0], read_back(), read_back()["tokenizer"]),
+        theirs=lambda given: found(given[0], in_files, tokenizer),
         explain=explain,
     )
 
@@ -457,7 +439,6 @@ def _other_inputs(tokenizer: Tokenizer) -> Part:
         ours=ours,
         theirs=theirs,
         explain=lambda given, mine, other: (
-            "other inputs",
-            f"{given[0]} gives {_shown(mine)}, and not {_shown(other)}",
+            f"{given[0]} gives {_shown(mine)}, and not {_shown(other)}"
         ),
     )

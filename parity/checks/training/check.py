@@ -10,6 +10,7 @@ import fnmatch
 import gc
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from parity.checks.gradients import check as reasons
 from parity.checks.gradients.backward import REFERENCE, TRUTH
 from parity.checks.gradients.taps import parameter_names
 from parity.checks.training.diagnosis import reason, signs_of
-from parity.checks.training.runners import Order, Recipe, ReferenceRun, data_of, our_run
+from parity.checks.training.runners import Recipe, ReferenceRun, data_of, our_run
 from parity.checks.training.small_runs import trainer_rows
 from parity.checks.training.steps import Follower, StepComparison, raised_row
 from parity.checks.training.taps import (
@@ -77,21 +78,17 @@ class TrainingComparison(Comparison):
         self._layers = int(self.reference.config.n_layer)
         self._single: dict[tuple[str, str], Row] = {}
         self._raised: list[Row] = []
-        self._plan = [
-            place.tap
-            for recipe in self.recipes
-            for place in training_quantities(
-                recipe.variant,
-                steps=len(recipe.batches),
-                layers=self._layers,
-                dropout=recipe.dropout,
-            )
-        ]
 
-    @property
+    @cached_property
     def plan(self) -> list[Tap]:
         """Every quantity of every variant's run."""
-        return self._plan
+        return [
+            place.tap
+            for one in self.recipes
+            for place in training_quantities(
+                one.variant, steps=len(one.batches), layers=self._layers, dropout=one.dropout
+            )
+        ]
 
     @property
     def backends(self) -> list[str]:
@@ -127,23 +124,22 @@ class TrainingComparison(Comparison):
             for recipe in self.recipes:
                 vocab_size = int(self.reference.config.vocab_size)
                 data = data_of(Path(folder) / recipe.variant, recipe.batches, 0, vocab_size)
+                others = OTHER_ORDERS if size <= SMALL_MODEL else 0
                 for group in groups:
-                    others = OTHER_ORDERS if size <= SMALL_MODEL else 0
                     self._side_by_side(group, recipe, data, others)
                     gc.collect()  # optimizers hold gigabytes in reference cycles
         for backend in self.candidates:
             self._add_rows(backend)
 
+    @torch.no_grad()
     def _measure_health(self) -> None:
         """Measure the health of the reference's blocks before any step."""
-        with torch.no_grad():
-            look = self.life.look
 
-            def tap(name: str, value: Tensor) -> Tensor:
-                look(name, value.double())
-                return value
+        def tap(name: str, value: Tensor) -> Tensor:
+            self.life.look(name, value.double())
+            return value
 
-            huggingface.logits(self.reference, self.inputs.token_ids, tap=tap)
+        huggingface.logits(self.reference, self.inputs.token_ids, tap=tap)
 
     def _report_names(self, backend: str) -> None:
         own = dict(self.candidates[backend].named_parameters())
@@ -153,20 +149,15 @@ class TrainingComparison(Comparison):
         self.reasons += reasons.not_compared(backend, absent, others)
 
     def _side_by_side(
-        self,
-        ours: Sequence[tuple[str, torch.dtype]],
-        recipe: Recipe,
-        data: TokenData,
-        others: int,
+        self, ours: Sequence[tuple[str, torch.dtype]], recipe: Recipe, data: TokenData, others: int
     ) -> None:
         """Step the reference run, and the runs that are compared with it, together."""
         followers = []
         for dtype in {dtype for _, dtype in ours if dtype != torch.float64}:
             name = run_names("", dtype).huggingface
-            orders = [None, *(Order(self.reference.config, seed) for seed in range(others))]
-            for order in orders:
-                run = ReferenceRun(self.reference, recipe, dtype, order)
-                followers.append(Follower(name, run, dtype, is_first=order is None))
+            for seed in (None, *range(others)):
+                run = ReferenceRun(self.reference, recipe, dtype, seed)
+                followers.append(Follower(name, run, dtype, is_first=seed is None))
         for backend, dtype in ours:
             name, model = run_names(backend, dtype).ours, self.candidates[backend]
             try:
@@ -188,9 +179,7 @@ class TrainingComparison(Comparison):
         before = self.found.differences.get((subject, place.name, TRUTH))
         if before is not None and subject.startswith("huggingface"):
             seen = dataclasses.replace(
-                seen,
-                rms=max(seen.rms, before.rms),
-                largest=max(seen.largest, before.largest),
+                seen, rms=max(seen.rms, before.rms), largest=max(seen.largest, before.largest)
             )
         self.found.differences[subject, place.name, TRUTH] = seen
         self.found.differences[subject, place.name, REFERENCE] = seen
@@ -224,9 +213,7 @@ class TrainingComparison(Comparison):
         tensors = [tap for tap in plan if (backend, tap.name) not in self._single]
         both = float64_rows(self.found, names, tensors, backend, self.bounds)
         made = {row.tap: row for row in both if row.against == REFERENCE}
-        for tap in plan:
-            row = self._single.get((backend, tap.name)) or made[tap.name]
-            self.rows.append(row)
+        self.rows += [self._single.get((backend, tap.name)) or made[tap.name] for tap in plan]
         if self.precision is not None:
             names, mode = run_names(backend, self.precision.dtype), Mode.END_TO_END
             checked, peers = (list(filter(_has_rounding, taps)) for taps in (tensors, self.plan))

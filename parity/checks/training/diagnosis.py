@@ -176,10 +176,7 @@ _TABLE: dict[str, list[tuple[Callable[[Signs], bool], str]]] = {
         (_of("resume"), "the position in the data is not restored"),
         (_later_epoch, "from the second epoch on the windows are others: {signs.row.detail}"),
         (_too_large, "ids that do not fit their type: {signs.row.detail}"),
-        (
-            _always,
-            "windows overlap, begin elsewhere, or come in another order: {signs.row.detail}",
-        ),
+        (_always, "windows overlap, begin elsewhere, or come in another order: {signs.row.detail}"),
     ],
     "seeds": [(_always, "the seed of the masks is no function of step and micro-batch")],
     "dropout": [(_always, "dropout at other places: {signs.row.detail}")],

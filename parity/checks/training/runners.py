@@ -8,8 +8,6 @@ rounding would enlarge the reference error and so excuse itself.
 
 import copy
 import dataclasses
-import hashlib
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -27,9 +25,9 @@ from parity.checkpoints.mapping import rows as mapping_rows
 from parity.checks.gradients.backward import GradientCallback
 from parity.checks.gradients.taps import parameter_names
 from parity.core import inputs, runners
+from parity.core.reordered import Reordered
 from reference import huggingface, training_oracle
-from scratch_gpt.data import TokenData
-from scratch_gpt.data.dataset import sampled_sha256
+from scratch_gpt.data import TokenData, dataset
 from scratch_gpt.model import GPT
 from scratch_gpt.training import recipe as product
 from scratch_gpt.training.distributed import Group
@@ -136,24 +134,24 @@ def prepared(
     path = folder / "tokens.bin"
     path.write_bytes(np.concatenate([train, validation]).astype(f"<u{width}").tobytes())
     count = len(train) + len(validation)
-    recipe = {
-        "vocabulary": "0" * 64,
-        "pretokenizer": "huggingface",
-        "vocab_size": 1 << (8 * width),
-        "errors": "strict",
-        "validation_fraction": (len(validation) + 0.5) / count,
-    }
-    fields = {
-        "format": 1,
-        "recipe": recipe,
-        "tokens": count,
-        "validation": len(validation),
+    recipe = dataset.Recipe(
+        vocabulary="0" * 64,
+        pretokenizer="huggingface",
+        vocab_size=1 << (8 * width),
+        errors="strict",
+        validation_fraction=(len(validation) + 0.5) / count,
+    )
+    manifest = dataset.Manifest(
+        format=1,
+        recipe=recipe,
+        tokens=count,
+        validation=len(validation),
         **dict.fromkeys(("unknown", "characters", "replaced"), 0),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "sampled_sha256": sampled_sha256(path),
-        "sources": [],
-    }
-    (folder / "manifest.json").write_text(json.dumps(fields), encoding="utf-8")
+        sha256=dataset.sha256(path),
+        sampled_sha256=dataset.sampled_sha256(path),
+        sources=(),
+    )
+    (folder / "manifest.json").write_text(manifest.text, encoding="utf-8")
     return TokenData.open(folder)
 
 
@@ -386,54 +384,6 @@ def module_in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 # Hugging Face's side.
 
 
-class Order:
-    """Another order of features, heads and inner units: the same function, with other sums.
-
-    A model whose tensors are ordered so rounds differently, and no worse.
-    """
-
-    def __init__(self, config: Any, seed: int) -> None:  # noqa: ANN401 - Hugging Face's
-        drawn = np.random.Generator(np.random.Philox(seed))
-        width, count = config.n_embd, config.n_head
-
-        def order(length: int) -> Tensor:
-            return torch.from_numpy(drawn.permutation(length))
-
-        self.heads, inside = order(count), order(width // count)
-        context = (self.heads[:, None] * (width // count) + inside).flatten()
-        self.width = order(width)
-        self._axes = {
-            "width": self.width,
-            "inner": order(4 * width),
-            "three_width": torch.cat([context + part * width for part in range(3)]),
-            "context": context,
-        }
-        self._named = {row.ours: row.axes for row in mapping_rows(config.n_layer)}
-
-    def _orders(self, name: str) -> list[Tensor | None]:
-        axes = list(self._named[name])
-        if name.endswith("attn.c_proj.weight"):
-            axes[0] = "context"
-        return [self._axes.get(axis) for axis in axes]
-
-    def of(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a parameter in this order."""
-        for axis, order in enumerate(self._orders(name)):
-            tensor = tensor if order is None else tensor.index_select(axis, order)
-        return tensor
-
-    def undone(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a parameter, or its gradient, in the usual order again."""
-        for axis, order in enumerate(self._orders(name)):
-            tensor = tensor if order is None else tensor.index_select(axis, order.argsort())
-        return tensor
-
-    def of_mask(self, site: str, mask: Tensor) -> Tensor:
-        """Return a dropout mask in this order."""
-        is_of_heads = site.endswith("attn.weights")
-        return mask[:, self.heads] if is_of_heads else mask[..., self.width]
-
-
 class Piece(NamedTuple):
     """Rows of a parameter and of its moments."""
 
@@ -443,7 +393,7 @@ class Piece(NamedTuple):
 
 
 class ReferenceRun:
-    """A copy of Hugging Face's model in training, in a dtype and perhaps in another order.
+    """A copy of Hugging Face's model in training, in a dtype; with a seed, in another order.
 
     Attributes:
         parameters: All of them, under our names; their tensors are in that order.
@@ -455,18 +405,19 @@ class ReferenceRun:
         model: OpenAIGPTLMHeadModel,
         recipe: Recipe,
         dtype: torch.dtype,
-        order: Order | None = None,
+        seed: int | None = None,
     ) -> None:
         self._model = cast("OpenAIGPTLMHeadModel", module_in_dtype(model, dtype))
+        self._order = None if seed is None else Reordered(self._model, seed)
+        if self._order is not None:
+            self._model = self._order.model
         self._model.train(recipe.dropout)
-        self._recipe, self._order = recipe, order
+        self._recipe = recipe
         own = dict(self._model.named_parameters())
         table = mapping_rows(int(model.config.n_layer))
         self.parameters = {row.ours: own[row.huggingface] for row in table}
-        for name, parameter in self.parameters.items():
+        for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-            if order is not None:
-                parameter.data.copy_(order.of(name, parameter.data))
         stepper = STEPPERS[recipe.optimizer]
         self._moments = {
             which: {name: stepper.zeros(p) for name, p in self.parameters.items()}
@@ -485,7 +436,7 @@ class ReferenceRun:
 
         def keeps(site: str, x: Tensor, probability: float) -> Tensor:
             kept = draws.keeps(site, x, probability)
-            return kept if self._order is None else self._order.of_mask(site, kept)
+            return kept if self._order is None else self._order.reordered(site, kept)
 
         with (
             huggingface.supply_dropout_masks(self._model, keeps)
@@ -525,7 +476,7 @@ class ReferenceRun:
 
     def usual(self, name: str, tensor: Tensor) -> Tensor:
         """Return a parameter, or its gradient, in the usual order."""
-        return tensor if self._order is None else self._order.undone(name, tensor)
+        return tensor if self._order is None else self._order.reordered(name, tensor, back=True)
 
     def end_step(self) -> None:
         """Discard the gradients."""

@@ -8,6 +8,7 @@ of unequal length, half precision, and a run that is resumed.
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from parity.checks.training.runners import (
     Piece,
     Recipe,
     ReferenceRun,
+    Step,
     prepared,
 )
 from parity.checks.training.steps import (
@@ -81,20 +83,16 @@ def trainer_rows(wanted: Sequence[Tap], bounds: Bounds) -> list[Row]:
     """Return the rows of the wanted quantities of the trainer's own small runs."""
     runs = _Runs(bounds)
     names = {tap.name: parse_quantity(tap.name) for tap in wanted}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        torch.random.fork_rng(devices=[]),
-    ):
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         for part, variants in _PARTS.items():
-            due = [
-                run for run in variants if any(at.variant.startswith(run) for at in names.values())
-            ]
-            for variant in due:
-                first = next(at for at in names.values() if at.variant.startswith(variant))
+            for run in variants:
+                due = [place for place in names.values() if place.variant.startswith(run)]
+                if not due:
+                    continue
                 try:
-                    part(runs, variant, Path(folder) / variant)
+                    part(runs, run, Path(folder) / run)
                 except Exception as error:  # noqa: BLE001 - the trainer may raise any exception
-                    runs.note_broken(f"ours/{TRAINER}/float64", first, error)
+                    runs.note_broken(f"ours/{TRAINER}/float64", due[0], error)
     return [runs.rows[name] for name in names if name in runs.rows]
 
 
@@ -108,13 +106,8 @@ class _Runs:
 
     def note(self, _subject: str, place: TrainingQuantity, seen: Difference) -> None:
         """Record one difference."""
-        row = float64_row(
-            seen,
-            tap=place.name,
-            backend=TRAINER,
-            against="huggingface",
-            bound=self.bounds.float64,
-        )
+        name, bound = place.name, self.bounds.float64
+        row = float64_row(seen, tap=name, backend=TRAINER, against="huggingface", bound=bound)
         self.note_row(row)
 
     def note_row(self, row: Row) -> None:
@@ -127,18 +120,24 @@ class _Runs:
 
     def note_equal(self, place: TrainingQuantity, ours: object, theirs: object) -> None:
         """Record whether two things are equal, which are no numbers."""
-        detail = "" if ours == theirs else f"{ours}, expected {theirs}"
-        wrong = float(ours != theirs)
-        self.note_row(exact_row(place, "oracle", not wrong, wrong, (wrong, 0.0), detail=detail))
+        wrong, detail = float(ours != theirs), f"{ours}, expected {theirs}"
+        self.note_row(exact_row(place, "oracle", wrong, (wrong, 0.0), detail=detail))
+
+    def note_loss(self, run: str, ours: float, theirs: float, *, bound: float) -> None:
+        """Record the loss of a run's only step; the error is relative."""
+        place, error = TrainingQuantity(run, 1, "loss"), abs(ours - theirs) / theirs
+        self.note_row(exact_row(place, "huggingface", error, (ours, theirs), bound=bound))
 
     def note_bits(
         self, place: TrainingQuantity, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
     ) -> None:
         """Record whether tensors are equal bit for bit."""
         wrong = [name for name in theirs if not torch.equal(ours[name], theirs[name])]
-        count = float(len(wrong))
-        detail = f"{len(wrong)} tensors differ, the first is {wrong[0]}" if wrong else ""
-        self.note_row(exact_row(place, "oracle", not wrong, count, (count, 0.0), detail=detail))
+        count, detail = (
+            float(len(wrong)),
+            f"{len(wrong)} tensors differ, the first is {next(iter(wrong), None)}",
+        )
+        self.note_row(exact_row(place, "oracle", count, (count, 0.0), detail=detail))
 
 
 # Data and schedules.
@@ -192,8 +191,7 @@ def _compare_rates(runs: _Runs, run: str, _folder: Path) -> None:
     for step in range(RATES):
         counted = min(step + first, steps)
         right = training_oracle.learning_rate(counted, steps, warmup, peak, shape)
-        place = TrainingQuantity(run, step + 1, "rate")
-        ours = schedule.learning_rate(step)
+        place, ours = TrainingQuantity(run, step + 1, "rate"), schedule.learning_rate(step)
         runs.note_row(rate_row(place, ours, right, bound=runs.bounds.float64, peak=peak))
 
 
@@ -206,10 +204,10 @@ def _compare_optimizer(runs: _Runs, run: str, _folder: Path) -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         parameter = nn.Parameter(torch.ones(3, dtype=dtype))
         state = Adam([("weight", parameter)], variant=optimizer).state_dict()
-        found = {str(t.dtype) for t in state.values() if isinstance(t, Tensor)}
-        wide = {str(torch.promote_types(dtype, torch.float32))}
+        kinds = {str(t.dtype) for t in state.values() if isinstance(t, Tensor)}
+        wide = str(torch.promote_types(dtype, torch.float32))
         place = TrainingQuantity(run, 1, "dtype", str(dtype).removeprefix("torch."))
-        runs.note_equal(place, sorted(found), sorted(wide))
+        runs.note_equal(place, sorted(kinds), [wide])
     draw = torch.Generator().manual_seed(1)
     recipe = Recipe(variant=run, optimizer=optimizer, batches=(), epsilon=1e-6)
     begun = {
@@ -239,14 +237,13 @@ def _compare_optimizer(runs: _Runs, run: str, _folder: Path) -> None:
             parameter.grad = gradient.clone()
             steppers[name].step(gradient, step, rate)
         adam.step(rate)
-        state = adam.state_dict()
-        for quantity, prefix in (("first_moment",) * 2, ("second_moment",) * 2, ("weight", "")):
-            at = ("weight", "first_moment", "second_moment").index(quantity)
-            seen = {}
-            for name, parameter in own.items():
-                ours = state[f"{prefix}.{name}"] if prefix else parameter.detach()
-                assert isinstance(ours, Tensor)  # noqa: S101 - for the type checker
-                seen[name] = difference(ours, pieces[name][at].detach(), dtype=torch.float64)
+        found: dict[str, Any] = {f"weight.{name}": p.detach() for name, p in own.items()}
+        found |= adam.state_dict()
+        for at, quantity in enumerate(("weight", "first_moment", "second_moment")):
+            seen = {
+                name: difference(found[f"{quantity}.{name}"], p[at].detach(), dtype=torch.float64)
+                for name, p in pieces.items()
+            }
             runs.note("", TrainingQuantity(run, step + 1, quantity), worst(seen))
 
 
@@ -288,11 +285,7 @@ def _compare_loss_in_half(runs: _Runs, run: str, _folder: Path) -> None:
     wide = logits.detach().double().requires_grad_()
     theirs = huggingface.loss(wide, ids).mean()
     runs.note_equal(TrainingQuantity(run, 1, "dtype"), str(ours.dtype), "torch.float32")
-    error = abs(float(ours.detach()) - float(theirs.detach())) / float(theirs.detach())
-    place, values = TrainingQuantity(run, 1, "loss"), (float(ours.detach()), float(theirs.detach()))
-    runs.note_row(
-        exact_row(place, "huggingface", error <= HALF_LOSS, error, values, bound=HALF_LOSS)
-    )
+    runs.note_loss(run, float(ours.detach()), float(theirs.detach()), bound=HALF_LOSS)
     ours.backward()  # type: ignore[no-untyped-call]
     theirs.backward()  # type: ignore[no-untyped-call]
     made, right = logits.grad, wide.grad
@@ -301,9 +294,7 @@ def _compare_loss_in_half(runs: _Runs, run: str, _folder: Path) -> None:
     relative = float(((made.double() - right).abs() / right.abs().clamp_min(1e-30)).max())
     bound = 1.01 * 2.0**-8
     place = TrainingQuantity(run, 1, "gradient")
-    runs.note_row(
-        exact_row(place, "huggingface", relative <= bound, relative, (relative, 0.0), bound=bound)
-    )
+    runs.note_row(exact_row(place, "huggingface", relative, (relative, 0.0), bound=bound))
 
 
 def _compare_rounded(runs: _Runs, run: str, _folder: Path) -> None:
@@ -338,9 +329,7 @@ def _compare_uneven(runs: _Runs, run: str, _folder: Path) -> None:
         ignore_index=IGNORED,
     )
     whole.backward()  # type: ignore[no-untyped-call]
-    place, values = TrainingQuantity(run, 1, "loss"), (loss, float(whole.detach()))
-    error, bound = abs(values[0] - values[1]) / values[1], runs.bounds.float64
-    runs.note_row(exact_row(place, "huggingface", error <= bound, error, values, bound=bound))
+    runs.note_loss(run, loss, float(whole.detach()), bound=runs.bounds.float64)
     state = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     right = convert(
         state, dataclasses.asdict(model.config), source=Side.HUGGINGFACE, target=Side.OURS
@@ -355,13 +344,7 @@ def _compare_uneven(runs: _Runs, run: str, _folder: Path) -> None:
 
 
 def _compare_run(  # noqa: PLR0913 - a run
-    runs: _Runs,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    time: int,
-    backend: str,
-    windows: int,
+    runs: _Runs, recipe: Recipe, folder: Path, *, time: int, backend: str, windows: int
 ) -> None:
     """Compare a run of a trainer that builds its own model and reads prepared text."""
     steps, rows = len(recipe.batches), 5
@@ -442,9 +425,8 @@ def _compare_resumed(runs: _Runs, run: str, folder: Path) -> None:
     whole, begun, resumed = trainer(), trainer(), trainer()
     used: set[int] = set()
 
-    def advance(one: OurRun) -> float:
-        made = one.step(1.0, DropoutMasks(0, 0, 0), lambda _name, _gradient: None)
-        return made.loss
+    def advance(one: OurRun) -> Step:
+        return one.step(1.0, DropoutMasks(0, 0, 0), lambda _name, _gradient: None)
 
     for _ in range(2):
         advance(whole)
@@ -454,26 +436,16 @@ def _compare_resumed(runs: _Runs, run: str, folder: Path) -> None:
     resumed.trainer.resume(read_checkpoint(folder / "step"))
     for step in (3, 4):
         torch.manual_seed(step)  # a resumed process has other random numbers
-        made = advance(whole), advance(resumed)
-        place = {
-            name: TrainingQuantity(run, step, name)
-            for name in ("ids", "seeds", "loss", "rate", "first_moment", "second_moment", "weight")
-        }
-        runs.note_row(ids_row(place["ids"], resumed.ids, torch.cat(whole.ids)))
-        runs.note_row(seeds_row(place["seeds"], resumed.seeds, used))
+        due, found = advance(whole), advance(resumed)
+        place = partial(TrainingQuantity, run, step)
+        runs.note_row(ids_row(place("ids"), resumed.ids, torch.cat(whole.ids)))
+        runs.note_row(seeds_row(place("seeds"), resumed.seeds, used))
         used.update(whole.seeds)
-        runs.note_equal(place["loss"], made[1], made[0])
-        rates = (
-            one.trainer.schedule.learning_rate(one.trainer.step - 1) for one in (resumed, whole)
-        )
-        runs.note_equal(place["rate"], *rates)
+        runs.note_equal(place("loss"), found.loss, due.loss)
+        runs.note_equal(place("rate"), found.rate, due.rate)
         for which in ("first", "second"):
-            found = resumed.moments(which), whole.moments(which)
-            runs.note_bits(place[f"{which}_moment"], *found)
-        own, right = (
-            {name: p.detach() for name, p in one.parameters.items()} for one in (resumed, whole)
-        )
-        runs.note_bits(place["weight"], own, right)
+            runs.note_bits(place(f"{which}_moment"), resumed.moments(which), whole.moments(which))
+        runs.note_bits(place("weight"), resumed.parameters, whole.parameters)
 
 
 _Part = Callable[[_Runs, str, Path], None]

@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from parity.checks.gradients.backward import GradientCallback
-from parity.checks.training.runners import (
-    CLIPPED,
-    DropoutMasks,
-    OurRun,
-    Recipe,
-    ReferenceRun,
-    Step,
-)
+from parity.checks.training.runners import CLIPPED, DropoutMasks, OurRun, Recipe, ReferenceRun, Step
 from parity.checks.training.taps import TrainingQuantity
 from parity.core.fingerprints import Fingerprints
 from parity.core.metrics import Difference, Status, difference
@@ -38,7 +31,7 @@ def ids_row(place: TrainingQuantity, ours: Sequence[Tensor], theirs: Tensor) -> 
     else:
         error, detail = float(abs(len(theirs) - count) or 1), f"{count} of {len(theirs)} rows"
         values = float(count), float(len(theirs))
-    return exact_row(place, "oracle", not error, error, values, detail=detail if error else "")
+    return exact_row(place, "oracle", error, values, detail=detail)
 
 
 def seeds_row(place: TrainingQuantity, seeds: Sequence[int], before: set[int]) -> Row:
@@ -46,20 +39,15 @@ def seeds_row(place: TrainingQuantity, seeds: Sequence[int], before: set[int]) -
     repeated = len(seeds) - len(set(seeds) - before)
     detail = f"{repeated} of {len(seeds)} micro-batches repeat the masks of another"
     values = float(len(seeds) - repeated), float(len(seeds))
-    return exact_row(
-        place, "oracle", not repeated, float(repeated), values, detail=detail if repeated else ""
-    )
+    return exact_row(place, "oracle", float(repeated), values, detail=detail)
 
 
 def rate_row(
     place: TrainingQuantity, ours: float, theirs: float, *, bound: float, peak: float
 ) -> Row:
     """Return the row of two learning rates; their difference is divided by the peak."""
-    error = abs(ours - theirs) / peak
-    detail = "" if error <= bound else f"{ours:.6g}, expected {theirs:.6g}"
-    return exact_row(
-        place, "oracle", error <= bound, error, (ours, theirs), bound=bound, detail=detail
-    )
+    error, detail = abs(ours - theirs) / peak, f"{ours:.6g}, expected {theirs:.6g}"
+    return exact_row(place, "oracle", error, (ours, theirs), bound=bound, detail=detail)
 
 
 def site_row(place: TrainingQuantity, ours: Sequence[str], theirs: Sequence[str]) -> Row:
@@ -69,50 +57,52 @@ def site_row(place: TrainingQuantity, ours: Sequence[str], theirs: Sequence[str]
     detail = f"no dropout at {', '.join(missing[:3])}" if missing else ""
     if more > 0:
         detail = f"{detail}; {more} more than there are places".removeprefix("; ")
-    error = float(len(missing) + max(more, 0))
-    right = list(ours) == list(theirs)
-    return exact_row(place, "huggingface", right, error, (len(ours), len(theirs)), detail=detail)
+    error = float(len(missing) + max(more, 0) or list(ours) != list(theirs))
+    return exact_row(place, "huggingface", error, (len(ours), len(theirs)), detail=detail)
 
 
 def tied_row(place: TrainingQuantity, ours: bool, theirs: bool) -> Row:  # noqa: FBT001 - two answers
     """Return the row of whether head and embedding are still one tensor on each side."""
     sides = {"ours": ours, "Hugging Face's": theirs}
     untied = [side for side, right in sides.items() if not right]
-    detail = f"head and embedding are two tensors: {', '.join(untied)}" if untied else ""
+    detail = f"head and embedding are two tensors: {', '.join(untied)}"
     values = float(ours), float(theirs)
-    return exact_row(place, "huggingface", not untied, float(len(untied)), values, detail=detail)
+    return exact_row(place, "huggingface", float(len(untied)), values, detail=detail)
 
 
 def exact_row(  # noqa: PLR0913 - a row
     place: TrainingQuantity,
     against: str,
-    holds: bool,  # noqa: FBT001 - the status
     error: float,
     values: tuple[float, float],
     *,
     bound: float = 0.0,
     detail: str = "",
 ) -> Row:
-    """Return the float64 row of something that is counted or compared as a single number."""
+    """Return the float64 row of something that is counted or compared as a single number.
+
+    It fails if the error is above the bound; then it has the detail.
+    """
+    fails = not error <= bound  # so NaN fails
     return Row(
         tap=place.name,
         backend="",
         dtype="float64",
         mode=Mode.FLOAT64,
         against=against,
-        status=Status.PASS if holds else Status.FAIL,
+        status=Status.FAIL if fails else Status.PASS,
         error_ours=error,
         bound=bound,
         value_ours=values[0],
         value_against=values[1],
         required_tolerance=error,
-        detail=detail,
+        detail=detail if fails else "",
     )
 
 
 def raised_row(place: TrainingQuantity, error: Exception, backend: str, dtype: str) -> Row:
     """Return the row of a step in which our side raised an error."""
-    row = exact_row(place, "huggingface", False, 1.0, (0.0, 0.0))
+    row = exact_row(place, "huggingface", 1.0, (0.0, 0.0))
     return dataclasses.replace(
         row,
         backend=backend,
@@ -231,14 +221,11 @@ class StepComparison:
         else:
             made = self._advance(run, step, draws, see)
             run.end_step()
-        exact = isinstance(run, OurRun) and follower.dtype == torch.float64
-        if exact:
-            self._note_inputs(number, follower, step, draws)
         self._note_number(follower, self._place(step, "loss"), made.loss, leading.loss)
         self._note_parameters(follower, step, "gradient", seen)
         self._note_number(follower, self._place(step, "norm"), made.norm, leading.norm)
-        if exact:
-            self._note_results(follower, step, made.rate, leading.rate)
+        if isinstance(run, OurRun) and follower.dtype == torch.float64:
+            self._note_exact(number, run, step, draws, (made.rate, leading.rate))
         seen = {
             parameter: self._measure(
                 follower, self._place(step, "weight", parameter), run.parameters[parameter], truth
@@ -269,13 +256,10 @@ class StepComparison:
         return difference(shown.detach(), truth.detach(), dtype=follower.dtype)
 
     def _note_parameters(
-        self, follower: Follower, step: int, quantity: str, seen: Mapping[str, Difference]
+        self, follower: Follower, step: int, quantity: str, seen: dict[str, Difference]
     ) -> None:
         """Note the difference of each parameter, or the worst."""
-        if self.whole:
-            self.recorder.note(follower.name, self._place(step, quantity), worst(seen))
-            return
-        for parameter, one in seen.items():
+        for parameter, one in ({"": worst(seen)} if self.whole else seen).items():
             self.recorder.note(follower.name, self._place(step, quantity, parameter), one)
 
     def _note_number(
@@ -284,25 +268,21 @@ class StepComparison:
         one, other = (torch.tensor([x], dtype=torch.float64) for x in (ours, theirs))
         self.recorder.note(follower.name, place, difference(one, other, dtype=torch.float64))
 
-    def _note_inputs(self, number: int, follower: Follower, step: int, draws: DropoutMasks) -> None:
-        """Note the batch and the dropout."""
-        run = follower.run
-        assert isinstance(run, OurRun)  # noqa: S101 - for the type checker
-        made = [ids_row(self._place(step, "ids"), run.ids, self.recipe.batches[step])]
-        if self.recipe.dropout:
+    def _note_exact(
+        self, number: int, run: OurRun, step: int, draws: DropoutMasks, rates: tuple[float, float]
+    ) -> None:
+        """Note what only our run in float64 shows: all but loss, gradients, norm and weights."""
+        recipe, follower, bound = self.recipe, self.followers[number], self.recorder.bounds.float64
+        rows = [
+            ids_row(self._place(step, "ids"), run.ids, recipe.batches[step]),
+            rate_row(self._place(step, "rate"), *rates, bound=bound, peak=recipe.peak),
+        ]
+        if recipe.dropout:
             used = self._seeds.setdefault(number, set())
-            made.append(seeds_row(self._place(step, "seeds"), run.seeds, used))
+            rows.append(seeds_row(self._place(step, "seeds"), run.seeds, used))
             used.update(run.seeds)
             sites = [site.name for site in draws.sites]
-            made.append(site_row(self._place(step, "dropout"), run.sites, sites))
-        self._note_rows(follower, made)
-
-    def _note_results(self, follower: Follower, step: int, ours: float, theirs: float) -> None:
-        """Note the learning rate and the moments; after the last step validation and the tie."""
-        run, recipe, bound = follower.run, self.recipe, self.recorder.bounds.float64
-        assert isinstance(run, OurRun)  # noqa: S101 - for the type checker
-        place = self._place(step, "rate")
-        made = [rate_row(place, ours, theirs, bound=bound, peak=recipe.peak)]
+            rows.append(site_row(self._place(step, "dropout"), run.sites, sites))
         for which in ("first", "second"):
             found, right = run.moments(which), self.leader.moments(which)
             seen = {
@@ -317,11 +297,8 @@ class StepComparison:
             if recipe.validation is not None:
                 losses = run.validate(), self.leader.validate(recipe.validation)
                 self._note_number(follower, self._place(step, "validation"), *losses)
-            made.append(tied_row(self._place(step, "tied"), run.tied, self.leader.tied))
-        self._note_rows(follower, made)
-
-    def _note_rows(self, follower: Follower, made: Sequence[Row]) -> None:
-        for row in made:
+            rows.append(tied_row(self._place(step, "tied"), run.tied, self.leader.tied))
+        for row in rows:
             self.recorder.note_row(dataclasses.replace(row, backend=follower.backend))
 
     def _place(self, step: int, quantity: str, parameter: str = "") -> TrainingQuantity:

@@ -57,6 +57,7 @@ from parity.faults import forward
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
 from parity.faults.registry import Fault, faults_of, parse
 from scratch_gpt import GPT
+from scratch_gpt.generation import generate, sampling
 from scratch_gpt.tokenizer.bpe import END
 
 Sides = tuple[CandidateTokenizer, ReferenceTokenizer]
@@ -495,6 +496,21 @@ def test_the_nearest_names_are_suggested() -> None:
     with pytest.raises(UsageError) as caught:
         parse("erfgelu", [ForwardFault])
     assert caught.value.fix.startswith("did you mean erf-gelu")
+
+
+def test_a_function_gives_its_fault_name_and_words() -> None:
+    assert TRAINING_FAULTS["masks-repeat"].what == "every step has the dropout masks of the first"
+    assert BACKWARD_FAULTS["gelu-straight-through"].what == "GELU hands its gradient on as it is"
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_a_replaced_function_comes_back(*, everywhere: bool) -> None:
+    right = sampling.choose
+    with GENERATION_FAULTS["not-drawn"].injected(everywhere=everywhere):
+        assert sampling.choose is not right
+        assert (generate.choose is right) is not everywhere
+    assert sampling.choose is right
+    assert generate.choose is right
 
 
 def test_two_faults_cannot_share_a_name() -> None:
