@@ -24,6 +24,7 @@ from parity.core.environment import environment, pinned_settings
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import (
+    MASKED_SCORE,
     extra_rows,
     fails,
     float64_per_op_rows,
@@ -450,6 +451,8 @@ class Comparison:
         return look
 
     def _note_smallest(self, tap: str, scores: Tensor) -> None:
+        if not float(scores.min()) < MASKED_SCORE:
+            return
         visible = self._visible[tap]
         seen = scores if visible is None else scores.masked_select(visible)
         self.smallest_score = min(self.smallest_score, float(seen.min()))
