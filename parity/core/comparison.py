@@ -451,7 +451,7 @@ class Comparison:
         return look
 
     def _note_smallest(self, tap: str, scores: Tensor) -> None:
-        if not float(scores.min()) < MASKED_SCORE:
+        if not float(scores.min()) < MASKED_SCORE:  # most have none, and the next line is slow
             return
         visible = self._visible[tap]
         seen = scores if visible is None else scores.masked_select(visible)

@@ -17,6 +17,7 @@ from parity.checks.layerwise import layerwise
 from parity.core import comparison, inputs, reordered
 from parity.core.backends import DEFAULT, EAGER
 from parity.core.comparison import Comparison
+from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprint, distance
 from parity.core.gates import REFERENCES, RunNames
 from parity.core.inputs import Inputs
@@ -455,6 +456,28 @@ def test_hugging_face_runs_on_equal_inputs_only_beside_a_backend_that_fails(
     ran.clear()
     layerwise({**paths, "tiled": inject(paths["tiled"], "erf-gelu", 3)}, theirs, ids, modes=modes)
     assert ran == [together, ours[:1], ["huggingface/float64", "ours/tiled/float64"]]
+
+
+def test_the_smallest_score_is_a_visible_one(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel
+) -> None:
+    run = Comparison(
+        candidates=dict(paths),
+        reference=theirs,
+        inputs=Inputs(token_ids=ids_of(1, 3)),
+        precision=None,
+        modes=frozenset(),
+        select="*",
+        bounds=Bounds(),
+        explainer=Explainer(None),
+        progress=comparison.no_progress,
+    )
+    for smallest, noted in ((-5.0, -5.0), (-10_001.0, -10_001.0), (-10_000.5, -10_001.0)):
+        scores = torch.rand(1, 3, 3, 3, dtype=torch.float64)
+        scores[0, 1, 0, 2] = -1e6  # of a key in the future
+        scores[0, 2, 1, 0] = smallest
+        run._note_smallest("h.3.attn.scores", scores)
+        assert run.smallest_score == noted
 
 
 def test_a_constant_that_no_other_mode_sees_fails(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
