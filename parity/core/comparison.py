@@ -3,14 +3,15 @@
 There are two kinds of pass. In the first, the oracle, both float64 models and all models in the
 checked dtype run in lockstep: modes float64 and end-to-end. In the second, once for each backend,
 every operation gets the oracle's rounded input: mode per-op; in float64 it is not rounded, and such
-a pass follows where mode float64 failed. Each tensor is compared when it appears and then freed.
+a pass follows where mode float64 failed. Backends without a failure share one in float64. Each
+tensor is compared when it appears and then freed.
 """
 
 import contextlib
 import dataclasses
 import fnmatch
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from parity.core.environment import environment, pinned_settings
 from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import (
+    MASKED_SCORE,
     extra_rows,
     fails,
     float64_per_op_rows,
@@ -40,7 +42,7 @@ from parity.core.lockstep import Observations, Pass, Subject, TapCallback, walk_
 from parity.core.metrics import Status, consequences, visible_entries
 from parity.core.patterns import AXES, RANDOM, pattern
 from parity.core.results import Mode, Reason, Report, Row, count, finish, first_divergence
-from parity.core.taps import Tap, never_formed, taps, undefined_taps
+from parity.core.taps import Axes, Tap, never_formed, taps, undefined_taps
 from parity.core.tolerances import Bounds, Precision
 from parity.errors import ExitCode, InconclusiveError, UsageError, message_of
 from scratch_gpt.kernels.backends import BACKENDS
@@ -157,15 +159,33 @@ class Comparison:
         """Run every pass that the modes need."""
         if self.modes & {Mode.FLOAT64, Mode.END_TO_END}:
             self._together()
-        for backend in self.candidates:
-            if self._wants_float64_per_op(backend):
-                self._float64_per_op(backend)
+        self._float64_per_op()
         if Mode.PER_OP in self.modes and self.precision is not None:
             for backend in self.candidates:
                 found = self._per_op(backend, self.precision.dtype, self._look(backend))
                 self._judge(found, backend, Mode.PER_OP, self.precision)
 
-    def _float64_per_op(self, backend: str) -> None:
+    def _float64_per_op(self) -> None:
+        """Run mode float64-per-op on every backend that wants it.
+
+        Those without a failure so far run together, and without Hugging Face's model: its error is
+        needed, and the numbers are looked at, only where a tap fails.
+        """
+        wanted = [name for name in self.candidates if self._wants_float64_per_op(name)]
+        right = [name for name in wanted if not fails(self.rows, name, Mode.FLOAT64)]
+        found = Observations()
+        if right:
+            _huggingface, *members = self._subjects(torch.float64, only=right, raw=frozenset())
+            found = self._walk(members, rounded_to=torch.float64, look=_no_look)
+        for backend in wanted:
+            names, plan = run_names(backend, torch.float64), self.planned(backend)
+            rows = float64_per_op_rows(found, names, plan, backend, self.bounds)
+            if backend in right and not fails(rows, backend, Mode.FLOAT64_PER_OP):
+                self.rows += rows
+            else:
+                self._float64_per_op_of(backend)
+
+    def _float64_per_op_of(self, backend: str) -> None:
         """Run mode float64-per-op on one backend; where a tap fails, add what its numbers show."""
         names, plan = run_names(backend, torch.float64), self.planned(backend)
         by_name = {tap.name: tap for tap in plan}
@@ -220,7 +240,7 @@ class Comparison:
         members = [subject for dtype in dtypes for subject in self._subjects(dtype)]
         entering = {one.narrow.partition(" ")[0] for one in self.profiles.values()} - {""}
         for name in sorted(entering - {str(dtype)[6:] for dtype in dtypes}):
-            members += self._subjects(getattr(torch, name), only="")  # Hugging Face's run alone
+            members += self._subjects(getattr(torch, name), only=())  # Hugging Face's run alone
         found = self._walk(members, against="huggingface/float64", look=self._look(""))
         for backend in self.candidates:
             plan = self.planned(backend)
@@ -255,7 +275,7 @@ class Comparison:
             dataclasses.replace(subject, unwatched=raw)
             if subject.name.startswith("huggingface")
             else subject
-            for subject in self._subjects(dtype, only=backend, raw=raw)
+            for subject in self._subjects(dtype, only=[backend], raw=raw)
         ]
         return self._walk(members, rounded_to=dtype, raw=raw, look=look)
 
@@ -311,13 +331,16 @@ class Comparison:
         return self._walk([subject], rounded_to=given, raw=raw, look=_no_look)
 
     def _subjects(
-        self, dtype: torch.dtype, only: str | None = None, raw: frozenset[str] | None = None
+        self,
+        dtype: torch.dtype,
+        only: Collection[str] | None = None,
+        raw: frozenset[str] | None = None,
     ) -> list[Subject]:
         """Return Hugging Face's run in `dtype`, then ours, one per backend.
 
         With `raw`, every operation gets right inputs: a prepared candidate goes on with answers.
         """
-        chosen = {name: m for name, m in self.candidates.items() if only in (None, name)}
+        chosen = {name: m for name, m in self.candidates.items() if only is None or name in only}
         ours = runners.model_in_dtype(chosen, dtype)
         theirs = runners.model_in_dtype({"huggingface": self.reference}, dtype)["huggingface"]
         runners.check_evaluating({**ours, "huggingface": theirs})
@@ -395,10 +418,13 @@ class Comparison:
 
     def _step(self, tap: str) -> None:
         self.steps_done += 1
-        passes = bool(self.modes & {Mode.FLOAT64, Mode.END_TO_END})
-        per_op = len(self.modes & {Mode.PER_OP, Mode.FLOAT64_PER_OP})
-        total = (passes + len(self.candidates) * per_op) * len(self.plan)
-        self.progress(tap, self.steps_done, max(self.steps_done, total))
+        self.progress(tap, self.steps_done, max(self.steps_done, self._steps))
+
+    @functools.cached_property
+    def _steps(self) -> int:
+        together = bool(self.modes & {Mode.FLOAT64, Mode.END_TO_END})
+        passes = together + (Mode.FLOAT64_PER_OP in self.modes)
+        return (passes + (Mode.PER_OP in self.modes) * len(self.candidates)) * len(self.plan)
 
     def _look(self, beside: str) -> TapCallback:
         """Return the callback for every tensor of a pass, before it is freed."""
@@ -425,6 +451,8 @@ class Comparison:
         return look
 
     def _note_smallest(self, tap: str, scores: Tensor) -> None:
+        if not float(scores.min()) < MASKED_SCORE:  # most have none, and the next line is slow
+            return
         visible = self._visible[tap]
         seen = scores if visible is None else scores.masked_select(visible)
         self.smallest_score = min(self.smallest_score, float(seen.min()))
@@ -434,8 +462,7 @@ class Comparison:
 
     def _take_truth(self, tap: str, truth: Tensor, beside: str) -> None:
         """Take the oracle's fingerprint; in mode per-op that of the rounded input it gives."""
-        raw = self.absent(beside) if beside else {}
-        if self.fingerprints.wanted and tap not in raw:
+        if self.fingerprints.wanted and not (beside and tap in self.absent(beside)):
             given = self.precision.dtype if self.precision and beside else torch.float64
             self._take(f"oracle/{str(given)[6:]}", tap, truth.to(given), beside)
 
@@ -443,7 +470,8 @@ class Comparison:
     def _visible(self) -> dict[str, Tensor | None]:
         """The real entries of each tap: neither padded nor masked."""
         time = self.inputs.token_ids.shape[1]
-        return {tap.name: visible_entries(tap.kind.axes, self.mask, time) for tap in self.plan}
+        of_axes = {axes: visible_entries(axes, self.mask, time) for axes in Axes}
+        return {tap.name: of_axes[tap.kind.axes] for tap in self.plan}
 
 
 def check_worthwhile(run: Comparison) -> list[Reason]:

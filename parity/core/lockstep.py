@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from parity.core.metrics import Difference, Reference, Status, visible_entries
-from parity.core.taps import Tap, other_shape
+from parity.core.taps import Axes, Tap, other_shape
 from parity.errors import message_of
 from parity.threads import split_threads
 
@@ -297,6 +297,7 @@ class _Walker:
             (name for name, after in pairwise(names) if after == "logits"), None
         )
         self._pass = lockstep
+        self._visible = {axes: visible_entries(axes, lockstep.mask, lockstep.time) for axes in Axes}
         self._look = look
         self._oracle = Cursor(lockstep.oracle, names, frozenset())
         self._cursors = {
@@ -362,8 +363,7 @@ class _Walker:
         return self._held(tap, value)
 
     def _held(self, tap: Tap, tensor: Tensor) -> Reference:
-        visible = visible_entries(tap.kind.axes, self._pass.mask, self._pass.time)
-        return Reference(tensor, visible)
+        return Reference(tensor, self._visible[tap.kind.axes])
 
     def _compare(
         self,

@@ -93,7 +93,7 @@ class Reference:
         self._rows = _in_rows(tensor).double()
         self._hidden = None if visible is None else _hidden_rows(visible, tensor)
         self.count = tensor.numel() if visible is None else _count(visible, tensor.shape)
-        squares, self.largest, _ = _tally(self._chunks()) if self.count else (0.0, 0.0, 0)
+        squares, self.largest, _ = _tally(self._chunks(), places=False)
         self.scale = math.sqrt(squares / max(1, self.count))
 
     def difference(self, tensor: Tensor, *, dtype: torch.dtype) -> Difference:
@@ -110,10 +110,7 @@ class Reference:
         return self._measured(tensor)
 
     def _measured(self, tensor: Tensor) -> Difference:
-        rows = _in_rows(tensor)
-        squares, largest, start = _tally(self._chunks(rows))
-        _, chunk = next(self._chunks(rows, start))
-        place = start * rows.shape[1] + _first_extreme(chunk.reshape(-1))
+        squares, largest, place = _tally(self._chunks(_in_rows(tensor)))
         index = tuple(int(i) for i in np.unravel_index(place, tensor.shape))
         finite = math.isfinite(largest) and math.isfinite(self.largest)
         return Difference(
@@ -130,25 +127,19 @@ class Reference:
             reference=float(self.tensor[index]),
         )
 
-    def _chunks(self, rows: Tensor | None = None, first: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """Yield (row, difference of some rows from the reference's); without rows, the reference.
+    def _chunks(self, rows: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the difference of some rows from the reference's; without rows, the reference.
 
-        Entries that do not count are 0. A yielded chunk is overwritten by the next step.
+        Entries that do not count are 0.
         """
-        columns = max(1, self._rows.shape[1])
-        step = max(1, _CHUNK // columns)
-        buffer = torch.empty(step, columns, dtype=torch.float64)
-        for start in range(first, len(self._rows), step):
+        step = max(1, _CHUNK // max(1, self._rows.shape[1]))
+        for start in range(0, len(self._rows), step):
             part = slice(start, start + step)
-            chunk = buffer[: len(self._rows[part])]
-            if rows is None:
-                chunk.copy_(self._rows[part])
-            else:
-                torch.sub(rows[part], self._rows[part], out=chunk)
+            chunk = self._rows[part] if rows is None else rows[part] - self._rows[part]
             if self._hidden is not None:
                 hidden = self._hidden if len(self._hidden) == 1 else self._hidden[part]
-                chunk.masked_fill_(hidden, 0.0)
-            yield start, chunk
+                chunk = chunk.masked_fill(hidden, 0.0)
+            yield chunk.reshape(-1)
 
 
 def difference(
@@ -182,19 +173,21 @@ def _count(visible: Tensor, shape: torch.Size) -> int:
     return int(visible.sum()) * repeats
 
 
-def _tally(chunks: Iterable[tuple[int, Tensor]]) -> tuple[float, float, int]:
-    """Return the sum of squares, the largest absolute value, and the first row of its chunk.
+def _tally(chunks: Iterable[Tensor], *, places: bool = True) -> tuple[float, float, int]:
+    """Return the sum of squares, the largest absolute value and, if `places`, where it is.
 
-    Of chunks that hold something that is not finite, the first is reported.
+    Of values that are not finite, the first is reported.
     """
-    squares, largest, place = 0.0, 0.0, 0
-    for start, chunk in chunks:
-        flat = chunk.reshape(-1)
-        squares += float(torch.dot(flat, flat))
-        extreme = _extreme(flat)
-        # Written so that NaN counts as larger.
-        if not extreme <= largest and math.isfinite(largest):
-            largest, place = extreme, start
+    squares, largest, place, before = 0.0, 0.0, 0, 0
+    for chunk in chunks:
+        if chunk.numel() > 0:
+            squares += float(torch.dot(chunk, chunk))
+            extreme = _extreme(chunk)
+            # Written so that NaN counts as larger.
+            if not extreme <= largest and math.isfinite(largest):
+                largest = extreme
+                place = before + _first_extreme(chunk, extreme) if places else 0
+            before += len(chunk)
     return squares, largest, place
 
 
@@ -204,10 +197,11 @@ def _extreme(x: Tensor) -> float:
     return max(abs(float(low)), abs(float(high)))
 
 
-def _first_extreme(flat: Tensor) -> int:
+def _first_extreme(flat: Tensor, extreme: float) -> int:
     """Return the index of the first value that is not finite, else of the largest."""
-    broken = (~torch.isfinite(flat)).nonzero()
-    return int(broken[0]) if len(broken) > 0 else int(flat.abs().argmax())
+    if math.isfinite(extreme):
+        return int(flat.abs().argmax())
+    return int((~torch.isfinite(flat)).nonzero()[0])
 
 
 def visible_entries(axes: Axes, mask: Tensor | None, time: int) -> Tensor | None:
@@ -217,14 +211,15 @@ def visible_entries(axes: Axes, mask: Tensor | None, time: int) -> Tensor | None
     where the key is neither in the future nor padding: a masked entry is a constant of the
     implementation. `mask` is `[batch time]`, bool, False at padding; None without padding.
     """
-    causal = torch.ones(time, time, dtype=torch.bool).tril()[None, None]
+    if axes is Axes.SCORES:
+        causal = torch.ones(time, time, dtype=torch.bool).tril()[None, None]
+        return causal if mask is None else causal & mask[:, None, :, None] & mask[:, None, None, :]
     if mask is None:
-        return causal if axes is Axes.SCORES else None
+        return None
     rows = {
         Axes.ROWS: mask[:, :, None],
         Axes.HEADS: mask[:, None, :, None],
         Axes.WEIGHTS: mask[:, None, :, None],
-        Axes.SCORES: causal & mask[:, None, :, None] & mask[:, None, None, :],
         Axes.LOSS: mask[:, :-1] & mask[:, 1:],
         Axes.POSITIONS: None,
     }

@@ -33,6 +33,7 @@ from parity.errors import ExitCode, InputRejectedError
 from parity.report import FORMS, rendered
 from reference import surrogate
 from scratch_gpt import GPT
+from scratch_gpt.progress import Progress
 
 TINY, FULL = surrogate.SIZES["tiny"], surrogate.SIZES["surrogate"]
 SHORT = [1, 2, 37, 129, 389]
@@ -397,6 +398,27 @@ def test_an_exception_of_a_check_is_its_outcome_too() -> None:
     assert report.inputs["check"] == "weights"
     assert "ZeroDivisionError: division by zero" in str(report)
     assert [one["check"] for one in some(*found).details["checks"]] == ["doctor", "weights"]
+
+
+def test_an_exception_on_one_input_names_it() -> None:
+    def broken(_progress: Progress) -> Report:
+        raise ZeroDivisionError("division by zero")
+
+    report = run_all(
+        [
+            ("layerwise", "1 token", lambda _progress: reported("layerwise")),
+            ("layerwise", "batch 9, 2 tokens", broken),
+        ],
+        {},
+        no_progress,
+        {},
+        keep_going=False,
+    )
+    assert (report.exit_code, report.verdict) == (ExitCode.INTERNAL, Verdict.ERROR)
+    assert (report.inputs["check"], report.inputs["case"]) == ("layerwise", "batch 9, 2 tokens")
+    text = " ".join(str(report).split())
+    assert "ERROR layerwise on batch 9, 2 tokens: error; 1 of 1 checks run" in text
+    assert "ZeroDivisionError: division by zero" in text
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -17,6 +17,7 @@ from parity.checks.layerwise import layerwise
 from parity.core import comparison, inputs, reordered
 from parity.core.backends import DEFAULT, EAGER
 from parity.core.comparison import Comparison
+from parity.core.explain import Explainer
 from parity.core.fingerprints import Fingerprint, distance
 from parity.core.gates import REFERENCES, RunNames
 from parity.core.inputs import Inputs
@@ -425,6 +426,59 @@ def test_float64_per_op_runs_only_after_a_failure_or_if_it_is_wanted(
         assert Counter(row.backend for row in rows) == {"plain": 173, "tiled": 149}
         assert max(row.error_ours or 0.0 for row in rows) > 0.0
         assert all(row.bound <= 4 * Bounds().float64_per_op for row in rows)
+
+
+def test_hugging_face_runs_on_equal_inputs_only_beside_a_backend_that_fails(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backends without a failure run together; one that fails runs again with Hugging Face's."""
+    ran: list[list[str]] = []
+    walk = comparison.walk_in_lockstep
+
+    def walked(lockstep: Pass, **named: Any) -> Observations:  # noqa: ANN401
+        ran.append([subject.name for subject in lockstep.subjects])
+        return walk(lockstep, **named)
+
+    monkeypatch.setattr(comparison, "walk_in_lockstep", walked)
+    modes, ids = [Mode.FLOAT64, Mode.FLOAT64_PER_OP], ids_of(2, 5)
+    ours = [f"ours/{backend}/float64" for backend in paths]
+    together = ["huggingface/float64", *ours]
+    assert layerwise(paths, theirs, ids, modes=modes).verdict is Verdict.PASS
+    assert ran == [together, ours]
+    ran.clear()
+    eleven_digits = with_operation(paths["tiled"], "mlp.gelu", gelu_with(0.79788456080), 5)
+    report = layerwise({**paths, "tiled": eleven_digits}, theirs, ids, modes=modes)
+    assert ran == [together, ours, ["huggingface/float64", "ours/tiled/float64"]]
+    own = [row for row in report.results if row.mode is Mode.FLOAT64_PER_OP]
+    assert [(r.tap, r.backend) for r in own if r.status is not Status.PASS] == [
+        ("h.5.mlp.gelu", "tiled")
+    ]
+    assert Counter(row.backend for row in own) == {"plain": 173, "tiled": 149}
+    ran.clear()
+    layerwise({**paths, "tiled": inject(paths["tiled"], "erf-gelu", 3)}, theirs, ids, modes=modes)
+    assert ran == [together, ours[:1], ["huggingface/float64", "ours/tiled/float64"]]
+
+
+def test_the_smallest_score_is_a_visible_one(
+    paths: dict[str, GPT], theirs: OpenAIGPTLMHeadModel
+) -> None:
+    run = Comparison(
+        candidates=dict(paths),
+        reference=theirs,
+        inputs=Inputs(token_ids=ids_of(1, 3)),
+        precision=None,
+        modes=frozenset(),
+        select="*",
+        bounds=Bounds(),
+        explainer=Explainer(None),
+        progress=comparison.no_progress,
+    )
+    for smallest, noted in ((-5.0, -5.0), (-10_001.0, -10_001.0), (-10_000.5, -10_001.0)):
+        scores = torch.rand(1, 3, 3, 3, dtype=torch.float64)
+        scores[0, 1, 0, 2] = -1e6  # of a key in the future
+        scores[0, 2, 1, 0] = smallest
+        run._note_smallest("h.3.attn.scores", scores)
+        assert run.smallest_score == noted
 
 
 def test_a_constant_that_no_other_mode_sees_fails(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
