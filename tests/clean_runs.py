@@ -15,7 +15,6 @@ import dataclasses
 import json
 import math
 import random
-import statistics
 import sys
 import tempfile
 import time as clock
@@ -51,7 +50,6 @@ from reference import surrogate
 from scratch_gpt import Tokenizer
 
 HOME = Path(__file__).parents[1]
-RECORD = HOME / "docs" / "clean-runs.json"
 KERNEL = f"{HOME / 'examples' / 'my_attention.py'}:attention"
 LONGEST = 77
 DTYPES = ("float32", "float32", "float64", "bfloat16", "float16")
@@ -365,30 +363,44 @@ def used(report: Report) -> tuple[float, str]:
     return float(f"{largest:.3g}"), at
 
 
-def table(results: Sequence[Result], key: str) -> Iterator[str]:
-    """Yield a Markdown table with a line for each value of a setting."""
-    yield f"| {key} | runs | passed | inconclusive | failed | error / bound | mean seconds |"
-    yield "|---|---|---|---|---|---|---|"
-    for value in [*sorted({one.settings[key] for one in results}), "all"]:
-        of_it = [one for one in results if value in ("all", one.settings[key])]
-        counts = [
-            sum(one.verdict == verdict for one in of_it) for verdict in ("PASS", "INCONCLUSIVE")
-        ]
-        cells = [len(of_it), *counts, len(of_it) - sum(counts)]
-        cells += [f"{max(one.fraction for one in of_it):.2f}"]
-        cells += [f"{statistics.mean(one.seconds for one in of_it):.1f}"]
+COLUMNS = ("number", "verb", "dtype", "verdict", "fraction", "at", "seconds", "why")
+
+
+def line_of(result: Result) -> list[Any]:
+    """Return what the record has of a run; its settings follow from its number."""
+    of = {**result.settings, **dataclasses.asdict(result)}
+    return [of[name] for name in COLUMNS]
+
+
+def table(record: Mapping[str, Any], key: str) -> Iterator[str]:
+    """Yield a Markdown table with a line for each verb or dtype."""
+    runs = [dict(zip(record["columns"], line, strict=True)) for line in record["runs"]]
+    yield f"| {key} | runs | passed | inconclusive | failed | largest error over its bound |"
+    yield "|---|---|---|---|---|---|"
+    for value in [*sorted({one[key] for one in runs}), "all"]:
+        of_it = [one for one in runs if value in ("all", one[key])]
+        counts = [sum(one["verdict"] == kind for one in of_it) for kind in ("PASS", "INCONCLUSIVE")]
+        largest = max(one["fraction"] for one in of_it)
+        cells = (len(of_it), *counts, len(of_it) - sum(counts), f"{largest:.2f}")
         yield f"| {value} | {' | '.join(map(str, cells))} |"
 
 
-def record(results: Sequence[Result], seed: int) -> str:
-    """Return the record: a line for each run."""
+def recorded(results: Sequence[Result], seed: int) -> dict[str, Any]:
+    """Return the record."""
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "numpy")}
-    lines = ",\n".join(json.dumps(dataclasses.asdict(one)) for one in results)
-    return f'{{"seed": {seed}, "versions": {json.dumps(versions)}, "runs": [\n{lines}\n]}}\n'
+    lines = list(map(line_of, results))
+    return {"seed": seed, "versions": versions, "columns": COLUMNS, "runs": lines}
 
 
-def main() -> int:
-    """Run, print and write."""
+def dumped(record: Mapping[str, Any]) -> str:
+    """Return the record as JSON, with a line for each run."""
+    parts = {key: json.dumps(value) for key, value in record.items()}
+    parts["runs"] = "[\n" + ",\n".join(map(json.dumps, record["runs"])) + "\n]"
+    return "{" + ",\n".join(f'"{key}": {text}' for key, text in parts.items()) + "}\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print and write; return the exit code."""
     words = (__doc__ or "").partition("\n")
     parser = argparse.ArgumentParser(
         description=words[0],
@@ -399,7 +411,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="number of the first run (0)")
     parser.add_argument("--seed", type=int, default=0, help="of all settings (0)")
     parser.add_argument("--output", type=Path, help="file of the record")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     results: list[Result] = []
 
     def show(text: str) -> None:
@@ -417,11 +429,11 @@ def main() -> int:
         if asked.runs == 1 and report is not None:
             show(str(report))
         if asked.output is not None and (
-            number % 50 == 0 or number == asked.first + asked.runs - 1
+            number % 10 == 9 or number == asked.first + asked.runs - 1
         ):
-            asked.output.write_text(record(results, asked.seed), encoding="utf-8")
+            asked.output.write_text(dumped(recorded(results, asked.seed)), encoding="utf-8")
     for key in ("verb", "dtype"):
-        show("\n".join(table(results, key)))
+        show("\n".join(table(recorded(results, asked.seed), key)))
     return int(any(one.verdict not in ("PASS", "INCONCLUSIVE") for one in results))
 
 
