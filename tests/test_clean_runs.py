@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from parity.faults.forward import inject
+from parity.checkpoints.weights import Weights
+from scratch_gpt import GPT
 
 HOME = Path(__file__).parents[1]
 pytestmark = pytest.mark.reference
@@ -43,17 +45,24 @@ def test_the_tables_are_those_of_the_record(script: dict[str, Any], record: dict
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_run_with_a_fault_fails(
+def test_a_run_of_a_wrong_model_fails(
     number: int, script: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The faulty forward pass is seen by `layerwise` and by `gradients`."""
-    run = script["run"].__globals__
-    right = run["build_ours"]
-    run["build_ours"] = lambda weights: inject(right(weights), "erf-gelu", 0)
+    """A wrong bias is seen by `layerwise` and by `gradients`."""
+    used = script["run"].__globals__
+    right = used["build_ours"]
+
+    def wrong(weights: Weights) -> GPT:
+        model: GPT = right(weights)
+        with torch.no_grad():
+            model.state_dict()["h.0.mlp.c_fc.bias"][0] += 0.1
+        return model
+
+    used["build_ours"] = wrong
     try:
         assert script["main"](["--runs", "1", "--first", str(number)]) == 1
     finally:
-        run["build_ours"] = right
+        used["build_ours"] = right
     assert f"{number} {script['VERBS'][number]}" in capsys.readouterr().out
 
 

@@ -91,7 +91,7 @@ def test_every_search_on_drawn_logits_agrees(seed: int) -> None:
 
 @pytest.mark.parametrize("scale", [1.0 - 2.0**-50, 1.0 + 2.0**-50])
 def test_rounding_decides_no_tie(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the limit of what is close, five of these seeds fail."""
+    """Without the limit of what is close, four of these seeds fail."""
     own = beam_search.log_softmax
     monkeypatch.setattr(beam_search, "log_softmax", lambda logits: scale * own(logits))
     monkeypatch.setattr(scripted, "SEARCHES", {"ties": scripted.SEARCHES["ties"][1:3]})

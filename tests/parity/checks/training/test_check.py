@@ -31,7 +31,6 @@ from parity.core.metrics import Status
 from parity.core.results import Mode, Report, Row, Verdict
 from parity.core.runners import build_huggingface, build_ours
 from parity.errors import ExitCode
-from parity.report.text import render
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.optimizer import Adam, Rates
 
@@ -571,7 +570,7 @@ def test_half_precision_of_few_tokens_is_said_not_to_be_checked(
     dtype: str, words: str, train: Train
 ) -> None:
     report = train(dtype=dtype, forms=["adamw"])
-    text = " ".join(render(report).split())
+    text = " ".join(str(report).split())
     assert report.verdict is Verdict.PASS
     assert (words or "dropout False") in text
     assert (Mode.END_TO_END in {row.mode for row in report.results}) == (not words)
