@@ -414,7 +414,10 @@ class TrainingOptions(LoadOptions, ModelOptions, BatchOptions, FingerprintOption
     dropout: bool = option(False, "Train with dropout. Both models use the same masks.")
     batch_size: int = option(2, "Rows of one micro-batch.", minimum=1, maximum=MOST)
     seq_len: int = option(
-        70, "Tokens in each row; by default more than a tile's 64.", minimum=1, maximum=MOST
+        70,
+        "Tokens in each row; by default more than a tile's 64, if the model takes them.",
+        minimum=1,
+        maximum=MOST,
     )
 
 

@@ -646,17 +646,19 @@ def training(options: TrainingOptions, progress: Progress) -> Report:
         left_out = own | dict(left_out)
         wanted = [name for name in wanted if name not in own]
     weights = _load(options, progress)
-    longest = int(weights.config["n_positions"])
-    if not 1 < options.seq_len <= longest:
+    longest, time = int(weights.config["n_positions"]), options.seq_len
+    if time == TrainingOptions.seq_len:  # a length that was given is not shortened
+        time = min(time, longest)
+    if not 1 < time <= longest:
         raise UsageError(
-            f"{options.seq_len} tokens in a row",
+            f"{time} tokens in a row",
             where="--seq-len",
             fix=f"use 2 to {longest}: the model takes no more, and one token predicts none",
         )
-    _require_room(options.batch_size, options.seq_len, weights.config)
+    _require_room(options.batch_size, time, weights.config)
     rows = options.steps * options.micro_batches * options.batch_size
     require_memory(
-        8 * rows * options.seq_len,
+        8 * rows * time,
         f"the token ids of {options.steps:,} steps",
         where="--steps, --micro-batches, --batch-size and --seq-len",
         fix="use smaller ones",
@@ -665,7 +667,7 @@ def training(options: TrainingOptions, progress: Progress) -> Report:
         steps=options.steps,
         parts=options.micro_batches,
         batch=options.batch_size,
-        time=options.seq_len,
+        time=time,
         vocab_size=weights.config["vocab_size"],
         seed=options.seed,
     )
@@ -938,11 +940,11 @@ def _verbs_of_all(
     given: dict[str, Any] = {"weights": options.weights}
     of_model = {**given, "candidate": options.candidate}
     longest, fault = int(source.config["n_positions"]), options.inject_fault
-    steps: dict[str, Any] = {"seq_len": min(TrainingOptions.seq_len, longest)}
+    steps: dict[str, Any] = {}
     texts: dict[str, Any] = {"max_new_tokens": min(32, longest // 2)}
     words: dict[str, Any] = {}
     if plan_of_all.is_large(source.config):  # moments in two dtypes on two backends take 10 GB
-        steps |= {"steps": 2, "dtype": "float64", "backend": "fused"}
+        steps = {"steps": 2, "dtype": "float64", "backend": "fused"}
         texts = {"num_prompts": 2, "max_new_tokens": 8}
     if fault and kind is TokenizerFault:
         words = {"pretokenizer": faults_of(TokenizerFault)[fault].of[0]}

@@ -81,7 +81,7 @@ def cases(run: Pass, searched: Tensor) -> list[Case]:
     plain = Case(
         tap="batch.sampled",
         prompts=prompts,
-        way=SAMPLED,
+        way=SAMPLED.fitting(size.vocab_size),
         new=min(run.new, LONGEST),
         longest=size.n_positions,
         samples=2,
@@ -303,7 +303,7 @@ def stream_rows(run: Pass, searched: Tensor) -> Iterator[Row]:
     case = Case(
         tap="stream.text",
         prompts=searched[:1],
-        way=SAMPLED,
+        way=SAMPLED.fitting(run.model.config.vocab_size),
         new=min(run.new, LONGEST),
         longest=run.model.config.n_positions,
         run=by_texts,

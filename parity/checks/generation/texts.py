@@ -28,7 +28,7 @@ from parity.checks.generation.rows import (
     reference_error,
     rounding_row,
 )
-from parity.checks.generation.rules import TOGETHER, expected_logits, support_row
+from parity.checks.generation.rules import TOGETHER, expected_logits, fitting, support_row
 from parity.core.fingerprints import Fingerprints
 from parity.core.gates import RoundingError, pooled
 from parity.core.metrics import Status
@@ -93,6 +93,10 @@ class Way:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     sampled: bool = False
     change: Change = unchanged
+
+    def fitting(self, vocab_size: int) -> "Way":
+        """Return the way for a vocabulary."""
+        return dataclasses.replace(self, fields=fitting(self.fields, vocab_size))
 
     def watched(self) -> Watched:
         """Return the rules in the form of our generator."""
@@ -448,7 +452,7 @@ class Pass:
                 yield Case(
                     tap=f"{way.name}.{at}",
                     prompts=prompt,
-                    way=way,
+                    way=way.fitting(self.model.config.vocab_size),
                     new=self.new,
                     longest=self.model.config.n_positions,
                     first=at,
@@ -475,7 +479,7 @@ def text_rows(run: Pass, seen: list[list[int]]) -> Iterator[Row]:
         if isinstance(made, Row):
             yield made
             continue
-        if case.way is GREEDY:
+        if case.way == GREEDY:
             seen += made.new
         yield from float64_rows(run, made, references)
 
@@ -633,12 +637,13 @@ def order_rows(run: Pass, prompt: Tensor) -> Iterator[Row]:
 
     The logits are those of Hugging Face's `generate` with sampling, in float32.
     """
+    together = fitting(TOGETHER, run.model.config.vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = huggingface_generation.continue_text(
-            run.reference, prompt, max_new_tokens=STEPS, sampled=True, rules=TOGETHER
+            run.reference, prompt, max_new_tokens=STEPS, sampled=True, rules=together
         )
-    rules = Rules(sampled=True, **TOGETHER)
+    rules = Rules(sampled=True, **together)
     texts = [made.token_ids[:, : prompt.shape[1] + step] for step in range(STEPS)]
     steps = list(zip(made.logits, texts, strict=True))
     ours = run.attempt(
@@ -649,7 +654,7 @@ def order_rows(run: Pass, prompt: Tensor) -> Iterator[Row]:
     if isinstance(ours, Row):
         yield ours
         return
-    truth = torch.cat([expected_logits(TOGETHER, logits.double(), text) for logits, text in steps])
+    truth = torch.cat([expected_logits(together, logits.double(), text) for logits, text in steps])
     theirs = made.processed[:, 0]
     yield _left(ours, theirs, truth)
     left = torch.isfinite(ours) & torch.isfinite(theirs) & torch.isfinite(truth)

@@ -288,6 +288,7 @@ def training(  # noqa: PLR0913 - as gradients
     predicted = min((len(ids) * (ids.shape[1] - 1) for ids in made), default=0)
     is_half = precision is not None and precision.dtype != torch.float32
     is_rounded = precision is not None and not (is_half and predicted < FEWEST_PREDICTIONS)
+    few = f"not checked in {dtype} below {FEWEST_PREDICTIONS} predicted tokens"
     run = TrainingComparison(
         candidates=models,
         reference=reference,
@@ -312,6 +313,7 @@ def training(  # noqa: PLR0913 - as gradients
             "steps": len(made),
             "parts": parts,
             "dropout": dropout,
+            **({"rounding": few} if precision is not None and not is_rounded else {}),
         },
         first_divergence=_explained(
             first_divergence(

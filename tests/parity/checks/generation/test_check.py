@@ -302,6 +302,26 @@ def test_impossible_options_are_a_usage_error(
     assert message in result.stderr
 
 
+SMALL = 17
+
+
+def test_a_vocabulary_smaller_than_top_k_is_checked(weights: Weights) -> None:
+    kept = {n: t for n, t in weights.tensors.items() if not n.startswith("h.") or n[:4] == "h.0."}
+    kept["tokens_embed.weight"] = kept["tokens_embed.weight"][:SMALL]
+    config = {**weights.config, "vocab_size": SMALL, "n_layer": 1}
+    small = dataclasses.replace(weights, config=config, tensors=kept)
+    prompts = draw_prompts(2, longest=7, vocab_size=SMALL, seed=0)
+    searched = torch.tensor([[1, 5, 3, 0, 16], [2, 2, 9, 4, 11]])
+    asked = GenerationInputs(prompts=prompts, new=4, searched=searched)
+    right = build_ours(small), build_huggingface(small)
+    report = generation(*right, asked, dtype="float64")
+    assert (report.verdict, list(report.reasons)) == (Verdict.PASS, [])
+    wrong = partial(inject, "top-k-cuts-ties")
+    found = generation(*right, asked, dtype="float64", injected=wrong).first_divergence
+    assert found is not None
+    assert found.tap == "rules.top_k_tied"
+
+
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_a_text_without_a_token_is_a_usage_error(
     text: str, small_vocabulary: Path, check: Callable[..., Any]

@@ -1,5 +1,6 @@
 """Right models have every property; each fault violates its own, and is placed."""
 
+import copy
 import dataclasses
 import io
 from collections.abc import Callable
@@ -267,6 +268,18 @@ def test_in_other_dtypes_equal_shapes_are_compared(model: GPT) -> None:
     assert {row.dtype for row in report.results} == {"bfloat16"}
     assert not any(row.tap.startswith("prefix") for row in report.results)
     assert "prefix on plain" in report.inputs["not_run"]
+
+
+def test_sharp_attention_is_no_violation_in_float32(model: GPT) -> None:
+    """A token's weight may be less than float32 adds; its own logits must change all the same."""
+    sharp = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in sharp.named_parameters():
+            parameter.mul_(8.0 if name.endswith("c_attn.weight") else 1.0)
+    chosen, narrow = ("positions", "sensitivity"), {"dtype": torch.float32, "longest": 33}
+    assert of(sharp, *chosen, **narrow).verdict is Verdict.PASS
+    injected = partial(inject, "given-positions-ignored", BLOCK)
+    assert failing(of(sharp, *chosen, **narrow, injected=injected)) == ["positions.each_used.32"]
 
 
 FEW = ("--weights", "tiny", "--seq-len", "3", "--backend", "plain")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import OpenAIGPTLMHeadModel
 
 from parity.checkpoints.load import load_weights
+from parity.checks.generation.requests import shortened
 from parity.checks.gradients.faults import inject as inject_backward
 from parity.checks.gradients.taps import parameter_names
 from parity.checks.training.check import section, training
@@ -575,6 +576,32 @@ def test_impossible_options_are_a_usage_error(
 ) -> None:
     result = check(*TINY, *arguments)
     assert (result.exit_code, message in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("given", "code"), [((), 0), (("--seq-len", "10"), 2)], ids=str)
+def test_only_the_default_length_is_shortened(
+    given: tuple[str, ...], code: int, two_ours: GPT, tmp_path: Path, check: Check
+) -> None:
+    shortened(two_ours, 9).save_pretrained(tmp_path)
+    few = ("--backend", "plain", "--dtype", "float64", "--steps", "2", "--taps", "adamw.1.*")
+    result = check("training", "--weights", str(tmp_path), *few, *given)
+    assert result.exit_code == code, result.output
+    assert ("10 tokens in a row" in result.stderr and "2 to 9" in result.stderr) == bool(given)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [("bfloat16", "rounding not checked in bfloat16 below 32 predicted tokens"), ("float32", "")],
+)
+def test_half_precision_of_few_tokens_is_said_not_to_be_checked(
+    dtype: str, words: str, train: Train
+) -> None:
+    report = train(dtype=dtype, forms=["adamw"])
+    text = " ".join(str(report).split())
+    assert report.verdict is Verdict.PASS
+    assert (words or "dropout False") in text
+    assert (Mode.END_TO_END in {row.mode for row in report.results}) == (not words)
+    assert ("rounding" in report.inputs) == bool(words)
 
 
 def test_an_unknown_fault_counts_all(check: Check) -> None:
