@@ -398,12 +398,13 @@ def cache(calls: Calls) -> Iterator[Case]:
         if longest > 1:
             half = longest // 2
             # Both fit into the cache together: if it is not cleared, positions go on.
-            text, first = second[:, : longest - half], ids[:, :half]
             chunks = [1, longest - half - 1] if longest - half > 1 else [1]
+            text = calls.side(second[:, : sum(chunks)])
+            run = _chunked(model, second, chunks, after=ids[:, :half])
             yield Case(
                 name="cache.second_text",
-                one=calls.side(text),
-                other=Side(_chunked(model, text, chunks, after=first), text.shape),
+                one=text,
+                other=Side(run, text.shape),
                 exact=False,
             )
             yield from _padded_cache(calls, model, half)
