@@ -80,7 +80,9 @@ def search_rows(seed: int) -> Iterator[Row]:
         tables = torch.from_numpy(drawn * 2.0)
         if name == "ties":
             tables = tables.round()[:, :, _TWICE]
-        tap, cases, due = f"beams.{name}", [], []
+        tap = f"beams.{name}"
+        cases: list[tuple[Settings, Tensor]] = []
+        due: list[list[list[int]]] = []
         for case in itertools.product(settings, tables):
             texts, closest = _due(*case)
             if closest > _CLOSE:

@@ -302,6 +302,7 @@ def training(  # noqa: PLR0913 - as gradients
     is_half = precision is not None and precision.dtype != torch.float32
     is_rounded = precision is not None and not (is_half and predicted < FEWEST_PREDICTIONS)
     few = f"not checked in {dtype} below {FEWEST_PREDICTIONS} predicted tokens"
+    unchecked = {"rounding": few} if precision is not None and not is_rounded else {}
     run = TrainingComparison(
         candidates=models,
         reference=reference,
@@ -326,7 +327,7 @@ def training(  # noqa: PLR0913 - as gradients
             "steps": len(made),
             "parts": parts,
             "dropout": dropout,
-            **({"rounding": few} if precision is not None and not is_rounded else {}),
+            **unchecked,
         },
         first_divergence=_explained(
             first_divergence(
@@ -335,7 +336,7 @@ def training(  # noqa: PLR0913 - as gradients
             run.rows,
             recipes[0],
         ),
-        sections=[section(run.rows)] if run.rows else [],
+        sections=[section(run.rows, unchecked)] if run.rows else [],
     )
 
 
@@ -366,8 +367,11 @@ _SUSPECTS = {
 }
 
 
-def section(rows: Sequence[Row]) -> Section:
-    """Return the table: a line for each quantity of each variant, in the order of a step."""
+def section(rows: Sequence[Row], unchecked: Mapping[str, str]) -> Section:
+    """Return the table: a line for each quantity of each variant, in the order of a step.
+
+    Below it is what was not checked, each with the reason.
+    """
     modes = [mode for mode in _NUMBERS if any(row.mode is mode for row in rows)]
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -382,6 +386,7 @@ def section(rows: Sequence[Row]) -> Section:
         rows=lines,
         right=range(3, 4 + len(modes)),
         note="; ".join(f"{mode}: {_UNITS[mode]}" for mode in modes),
+        lines=[f"{what} {why}" for what, why in unchecked.items()],
     )
 
 
