@@ -289,6 +289,7 @@ def training(  # noqa: PLR0913 - as gradients
     is_half = precision is not None and precision.dtype != torch.float32
     is_rounded = precision is not None and not (is_half and predicted < FEWEST_PREDICTIONS)
     few = f"not checked in {dtype} below {FEWEST_PREDICTIONS} predicted tokens"
+    unchecked = {"rounding": few} if precision is not None and not is_rounded else {}
     run = TrainingComparison(
         candidates=models,
         reference=reference,
@@ -313,7 +314,7 @@ def training(  # noqa: PLR0913 - as gradients
             "steps": len(made),
             "parts": parts,
             "dropout": dropout,
-            **({"rounding": few} if precision is not None and not is_rounded else {}),
+            **unchecked,
         },
         first_divergence=_explained(
             first_divergence(
@@ -322,7 +323,7 @@ def training(  # noqa: PLR0913 - as gradients
             run.rows,
             recipes[0],
         ),
-        sections=[section(run.rows)] if run.rows else [],
+        sections=[section(run.rows, unchecked)] if run.rows else [],
     )
 
 
@@ -353,8 +354,11 @@ _SUSPECTS = {
 }
 
 
-def section(rows: Sequence[Row]) -> Section:
-    """Return the table: a line for each quantity of each variant, in the order of a step."""
+def section(rows: Sequence[Row], unchecked: Mapping[str, str]) -> Section:
+    """Return the table: a line for each quantity of each variant, in the order of a step.
+
+    Below it is what was not checked, each with the reason.
+    """
     modes = [mode for mode in _NUMBERS if any(row.mode is mode for row in rows)]
     groups: dict[tuple[str, str, str], list[Row]] = {}
     first: dict[tuple[str, str], Row] = {}  # a run's later failures may come from its first one
@@ -376,6 +380,7 @@ def section(rows: Sequence[Row]) -> Section:
         rows=lines,
         right=range(3, 4 + len(modes)),
         note="; ".join(notes),
+        lines=[f"{what} {why}" for what, why in unchecked.items()],
     )
 
 
