@@ -13,19 +13,22 @@ strings with a space, which people read.
 import argparse
 import dataclasses
 import difflib
+import importlib
+import itertools
 import json
+import math
 import os
 import random
+import resource
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import version
 from importlib.util import spec_from_loader
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -46,8 +49,13 @@ TESTS = {
 """For each module of `parity` the files of `tests/parity` that must notice a mutant."""
 SEED = 0
 Record = dict[str, Any]
-LEAST = 20.0
-"""Seconds that one test of a mutant may take, and those of its whole file without a mutant."""
+LEAST, TIMES = 20, 10
+"""A mutant may use the processor for so many seconds, and so many times as long as no mutant."""
+OPTIONS = (
+    *("-x", "-s", "-p", "no:cacheprovider", "--hypothesis-seed=0"),
+    # _anew() imports again what was hooked into.
+    *("--jaxtyping-packages=", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
+)
 _BROKEN = 99
 
 
@@ -59,6 +67,7 @@ class Mutant:
     line: int
     change: str
     source: str
+    function: str
 
 
 def in_turn(sizes: Mapping[str, int], seed: int) -> list[tuple[str, int]]:
@@ -92,6 +101,14 @@ class Source:
             for one, string in zip(every, strings, strict=True)
             if not (string and " " in one.original_node.value)
         ]
+        self._names = {}
+        for node in self._tree.body:
+            if isinstance(node, libcst.FunctionDef):
+                self._names[node] = node.name.value
+            elif isinstance(node, libcst.ClassDef):
+                for one in node.body.body:
+                    if isinstance(one, libcst.FunctionDef):
+                        self._names[one] = f"{node.name.value}.{one.name.value}"
         self.texts = len(every) - len(self._mutations)
 
     def __len__(self) -> int:
@@ -111,6 +128,7 @@ class Source:
             line=int(place.split()[1].partition(",")[0][1:]),
             change="\n".join(line for line in lines if not line.startswith("@@")),
             source=source,
+            function=self._names.get(one.contained_by_top_level_function, ""),
         )
 
 
@@ -134,91 +152,138 @@ class Mutated(SourceFileLoader):
         return compile(self._source, self.path, "exec")
 
 
+class Trier:
+    """A plugin of pytest that tries mutants, each in a fork, instead of running the tests."""
+
+    def __init__(self, work: Callable[["Trier"], None]) -> None:
+        self._work = work
+        self._limits: dict[str, int] = {}
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._session = session
+        for module in TESTS:
+            importlib.import_module(name_of(module))
+        self._work(self)
+        return True
+
+    def outcome(self, mutant: Mutant) -> str:
+        """Return whether a mutant is `killed` by the tests of its module, or has `survived`."""
+        if mutant.module not in self._limits:
+            status, seconds = _fork(self._run_tests, mutant.module)
+            if status != 0:
+                sys.exit(f"the tests of {mutant.module} fail without a mutant")
+            self._limits[mutant.module] = math.ceil(LEAST + TIMES * seconds)
+        limit = self._limits[mutant.module]
+        in_place = _fork(self._in_place, mutant, limit=limit)
+        return "killed" if in_place[0] or _fork(_anew, mutant, limit=limit)[0] else "survived"
+
+    def _in_place(self, mutant: Mutant) -> int:
+        """Give a function its other code and run the tests; return 0 if that is not enough."""
+        module = sys.modules[name_of(mutant.module)]
+        return self._run_tests(mutant.module) if replace_code(module, mutant) else 0
+
+    def _run_tests(self, module: str) -> int:
+        files = [HOME / name for name in files_of(module)]
+        items = [item for item in self._session.items if item.path in files]
+        for item, following in itertools.zip_longest(items, items[1:]):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if self._session.testsfailed:
+                return 1
+        return 0 if items else _BROKEN
+
+
+def name_of(module: str) -> str:
+    """Return the name by which a module is imported."""
+    return f"parity.{module.replace('/', '.')}"
+
+
 def files_of(module: str) -> list[str]:
     """Return the tests of a module."""
     return [f"tests/parity/{name}" for name in TESTS[module]]
 
 
-def warm() -> None:
-    """Import everything that the tests need, and forget the harness itself."""
-    files = [name for module in TESTS for name in files_of(module)]
-    pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider", *files])
+def replace_code(module: ModuleType, mutant: Mutant) -> bool:
+    """Change the function of a mutant in place; return False if it is not in a function's body."""
+    place: Any = module
+    code: CodeType = compile(mutant.source, str(module.__file__), "exec")
+    for name in mutant.function.split("."):
+        found = [one for one in code.co_consts if isinstance(one, CodeType) and one.co_name == name]
+        if len(found) != 1:
+            return False
+        code, place = found[0], vars(place)[name]
+    function = getattr(place, "__func__", place)
+    if not isinstance(function, FunctionType) or code == function.__code__:
+        return False
+    function.__code__ = code
+    return True
+
+
+def _anew(mutant: Mutant) -> int:
+    """Import the harness with a mutant and run its tests."""
     for name in [*sys.modules]:
         if name.partition(".")[0] in ("parity", "tests"):
             del sys.modules[name]
+    plugin = Mutated(mutant.module, mutant.source)
+    ended = pytest.main([*OPTIONS, *files_of(mutant.module)], plugins=[plugin])
+    return int(ended) if plugin.imported else _BROKEN
 
 
-def test(module: str, source: str, limit: float) -> str:
-    """Return whether a module with other source is `killed` by its tests or has `survived`."""
+def _fork(function: Callable[[Any], int], argument: object, limit: int = 600) -> tuple[int, float]:
+    """Call a function in a fork without output; return its result and the processor's seconds.
+
+    The fork is killed after a limit of these.
+    """
     child = os.fork()
     if child == 0:
+        code = _BROKEN
         try:
-            _in_fork(module, source, limit)
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for stream in (0, 1, 2):
+                os.dup2(nothing, stream)
+            code = function(argument)
         finally:
-            os._exit(_BROKEN)
-    ended = os.waitpid(child, 0)[1]
-    if ended == _BROKEN << 8:
-        sys.exit(f"the tests of {module} did not import it")
-    return "killed" if ended else "survived"
+            os._exit(code)
+    _, status, used = os.wait4(child, 0)
+    if status == _BROKEN << 8:
+        sys.exit(f"{function.__name__} cannot try {argument}")
+    return status, used.ru_utime + used.ru_stime
 
 
-def _in_fork(module: str, source: str, limit: float) -> None:
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(nothing, stream)
-    options = ("-x", "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--timeout={limit}")
-    # What warm() has imported cannot be hooked into again.
-    imported = ("--jaxtyping-packages=", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-    plugin = Mutated(module, source)
-    ended = pytest.main([*options, *imported, *files_of(module)], plugins=[plugin])
-    os._exit(int(ended) if plugin.imported else _BROKEN)
-
-
-def clean_limits(sources: Mapping[str, Source]) -> dict[str, float]:
-    """Return for each module the seconds that one test of a mutant may take."""
-    limits = {}
-    for module, source in sources.items():
-        start = time.monotonic()
-        if test(module, source.code, 600.0) != "survived":
-            sys.exit(f"the tests of {module} fail without a mutant")
-        limits[module] = LEAST + time.monotonic() - start
-    return limits
-
-
-def measure(count: int, before: Record) -> Record:
+def measure(trier: Trier, count: int, before: Record) -> Record:
     """Return the record of the first mutants of the sample; reasons are those of `before`."""
     sources = {module: Source(module) for module in TESTS}
     sizes = {module: len(source) for module, source in sources.items()}
-    limits = clean_limits(sources)
     reasons = {(one["module"], one["change"]): one["reason"] for one in before.get("survivors", ())}
-    modules = {m: {"mutants": size, "texts": sources[m].texts} for m, size in sizes.items()}
     tally: Counter[tuple[str, str]] = Counter()
     survivors = []
     for number, (module, index) in enumerate(in_turn(sizes, SEED)[:count]):
         mutant = sources[module].mutant(index)
-        outcome = test(module, mutant.source, limits[module])
+        outcome = trier.outcome(mutant)
         sys.stderr.write(f"{number} parity/{module}.py:{mutant.line} {outcome}\n")
         tally[module, outcome] += 1
         if outcome == "survived":
             place = {"number": index, "module": module, "line": mutant.line}
             reason = reasons.get((module, mutant.change), "")
             survivors.append(place | {"change": mutant.change, "reason": reason})
-    for module, row in modules.items():
-        row |= {outcome: tally[module, outcome] for outcome in ("killed", "survived")}
+    modules = {
+        module: {"mutants": size, "texts": sources[module].texts}
+        | {outcome: tally[module, outcome] for outcome in ("killed", "survived")}
+        for module, size in sizes.items()
+    }
     return {"mutmut": version("mutmut"), "modules": modules, "survivors": survivors}
 
 
-def again(record: Record) -> Record:
+def again(trier: Trier, record: Record) -> Record:
     """Return the record after another try of its survivors."""
     sources = {module: Source(module) for module in {one["module"] for one in record["survivors"]}}
-    limits = clean_limits(sources)
     left = []
     for one in record["survivors"]:
         module = one["module"]
         mutant = sources[module].mutant(one["number"])
         if mutant.change != one["change"]:
             sys.exit(f"parity/{module}.py has changed: try a whole sample")
-        outcome = test(module, mutant.source, limits[module])
+        outcome = trier.outcome(mutant)
         sys.stderr.write(f"parity/{module}.py:{mutant.line} {outcome}\n")
         if outcome == "survived":
             left.append(one)
@@ -299,9 +364,14 @@ def main() -> None:
     if not asked.page:
         os.chdir(HOME)
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = tempfile.mkdtemp()  # no mutant's examples stay
-        warm()
-        record = again(record) if asked.again else measure(asked.count, record)
-        RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+        def work(trier: Trier) -> None:
+            made = again(trier, record) if asked.again else measure(trier, asked.count, record)
+            RECORD.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+
+        files = [name for module in TESTS for name in files_of(module)]
+        pytest.main([*OPTIONS, *files], plugins=[Trier(work)])
+        record = json.loads(RECORD.read_bytes())
     PAGE.write_text(page(record), encoding="utf-8")
 
 
