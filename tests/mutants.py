@@ -4,8 +4,9 @@
     python tests/mutants.py --again     try those that survived again, after new tests
     python tests/mutants.py --page      write the page from the record, with its reasons
 
-mutmut makes the mutants. Each is tried in a fork of a process that has imported torch. The fork
-imports the mutated source instead of the file, and runs the tests of that module until one fails.
+mutmut makes the mutants. Each is tried in a fork of a pytest that has collected all tests. The fork
+changes the code of one function and runs the tests of that module until one fails. If none does, or
+the mutant is in no function's body, another fork imports the harness again with the mutated source.
 mutmut leaves out docstrings, annotations and decorated functions. Texts are not sampled either:
 strings with a space, which people read.
 """
@@ -52,7 +53,7 @@ Record = dict[str, Any]
 LEAST, TIMES = 20, 10
 """A mutant may use the processor for so many seconds, and so many times as long as no mutant."""
 OPTIONS = (
-    *("-x", "-s", "-p", "no:cacheprovider", "--hypothesis-seed=0"),
+    *("-x", "-s", "-p", "no:cacheprovider", "--hypothesis-seed=0", "--timeout=120"),
     # _anew() imports again what was hooked into.
     *("--jaxtyping-packages=", "-W", "ignore::pytest.PytestAssertRewriteWarning"),
 )
@@ -337,7 +338,7 @@ verdict. With each of them the tests of its module must fail.
 
 The sample has a fixed seed, and every module has its share. mutmut leaves out docstrings,
 annotations and decorated functions. Strings with a space are texts for people, and left out too:
-[texts] mutants. A mutant is also killed if one test takes longer than all tests of its module did.
+[texts] mutants. A mutant is also killed if its tests take ten times as long as without it.
 
 | module | mutants | tried | killed | rate |
 |---|---|---|---|---|
@@ -370,7 +371,8 @@ def main() -> None:
             RECORD.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
         files = [name for module in TESTS for name in files_of(module)]
-        pytest.main([*OPTIONS, *files], plugins=[Trier(work)])
+        if ended := pytest.main([*OPTIONS, *files], plugins=[Trier(work)]):
+            sys.exit(int(ended))
         record = json.loads(RECORD.read_bytes())
     PAGE.write_text(page(record), encoding="utf-8")
 
