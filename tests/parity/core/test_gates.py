@@ -588,7 +588,7 @@ def test_rows_of_errors_and_of_unplanned_taps_are_complete() -> None:
         bound=0.0,
         detail="ours raised ValueError: no",
     )
-    found = Observations(extras={NAMES.ours: ["x", "h.7.mlp", "h.1.foo"]})
+    found = Observations(extras={NAMES.ours: ["x", "h.7.mlp", "h.1." + "@" * 16]})
     rows = extra_rows(found, NAMES, PLAN, "plain", "float32", Mode.PER_OP)
     assert {(row.against, row.bound) for row in rows} == {("oracle", 0.0)}
     no, near = "no tap has this name", "; did you mean "
