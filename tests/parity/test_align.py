@@ -466,3 +466,14 @@ def test_padding_is_counted_and_a_constant_is_named(reference: dict[str, Tensor]
     assert lines({"different": different}, reference) == [
         f"different {list(different.shape)}: no match"
     ]
+
+
+def test_where_nothing_is_right_what_reads_a_parameter_alone_departs() -> None:
+    """Not an operation before it that reads none, as that of a mask."""
+    model = Model(lambda: (X.tanh(), model.table.cos()))
+    model.table = nn.Parameter(X.clone(), requires_grad=False)
+    targets = [Target(name="embedding", value=X.sin())]
+    trace = watch(model, model, lambda *_seen: None)
+    alignment = find_activations(trace, targets, partial(replay, model, model), NO_CUTS)
+    (one,) = departures(trace, targets, alignment, NO_CUTS, set())
+    assert (one.target, one.event and one.event.kernel) == ("embedding", "cos")
