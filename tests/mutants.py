@@ -307,7 +307,7 @@ def page(record: Record) -> str:
     ]
     filled = {
         "table": "\n".join([*rows, _row("all", total)]),
-        "mutmut": record["mutmut"],
+        "version": record["mutmut"],
         "texts": str(total["texts"]),
         "survivors": "\n\n".join(listed),
     }
@@ -333,7 +333,7 @@ make mutants
 @@
 
 A mutant is the harness with one small mistake: another operator, number, name or argument.
-[mutmut](https://mutmut.readthedocs.io) [mutmut] makes the mutants of the modules that decide a
+[mutmut](https://mutmut.readthedocs.io) [version] makes the mutants of the modules that decide a
 verdict. With each of them the tests of its module must fail.
 
 The sample has a fixed seed, and every module has its share. mutmut leaves out docstrings,
@@ -349,6 +349,8 @@ tries the survivors alone, after new tests. `ARGS=--page` writes this page from 
 the reasons of survivors are written by hand.
 
 ## Survivors
+
+A mutant that computes the same is equivalent, and no test can find it.
 
 [survivors]
 """

@@ -477,3 +477,14 @@ def test_where_nothing_is_right_what_reads_a_parameter_alone_departs() -> None:
     alignment = find_activations(trace, targets, partial(replay, model, model), NO_CUTS)
     (one,) = departures(trace, targets, alignment, NO_CUTS, set())
     assert (one.target, one.event and one.event.kernel) == ("embedding", "cos")
+
+
+def test_a_departure_may_take_any_of_its_targets_inputs() -> None:
+    """Not what takes a right tensor that is none of them, though it comes first."""
+
+    def run() -> tuple[Tensor, ...]:
+        a = X.exp()
+        b = a.sin()
+        return b.square(), b.tanh(), a.cosh()
+
+    assert departed(run, CHAIN) == {"d": "cosh"}

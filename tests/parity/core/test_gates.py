@@ -651,3 +651,16 @@ def test_where_both_sides_overflow_there_is_no_first_choice(overflow: bool) -> N
     theirs = {("logits", "oracle"): gap(0.1, status=status)}
     reasons = top1_changes(observed(ours, theirs), NAMES, 0.5)
     assert len(reasons) == (not overflow)
+
+
+@pytest.mark.parametrize(("theirs", "expected"), [(3e-14, 3e-14), (math.nan, None)])
+def test_a_row_of_one_operation_has_hugging_faces_error(
+    theirs: float, expected: float | None
+) -> None:
+    found = observed({}, {(COMPUTED, "oracle"): gap(1e-14, theirs)})
+    rows = float64_per_op_rows(found, NAMES, PLAN, "fused", BOUNDS)
+    (row,) = (row for row in rows if row.tap == COMPUTED)
+    assert (row.error_reference, row.backend, row.amplification) == (expected, "fused", None)
+    del found.differences[NAMES.huggingface, COMPUTED, "oracle"]
+    rows = float64_per_op_rows(found, NAMES, PLAN, "fused", BOUNDS)
+    assert [row.error_reference for row in rows if row.tap == COMPUTED] == [None]

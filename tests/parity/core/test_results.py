@@ -1,6 +1,7 @@
 """Exit codes, and how a report gets its own."""
 
 import dataclasses
+import html
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 
@@ -37,6 +38,7 @@ from parity.errors import (
     ParityError,
     UsageError,
 )
+from parity.report import rendered
 
 WORST_FIRST = [70, 4, 5, 1, 3, 0]
 
@@ -510,3 +512,11 @@ def test_before_the_first_shown_tap_are_the_token_ids() -> None:
     looked_up = [tap for tap in ALL if tap.name == "embeddings.tokens"]
     first = first_divergence({"plain": looked_up}, [row("embeddings.tokens", Status.FAIL)])
     assert first.suspects == looked_up[0].kind.suspects
+
+
+def test_in_a_notebook_a_report_is_a_page_in_a_frame() -> None:
+    page = html.escape(rendered(FINISHED, "html"))
+    assert FINISHED._repr_html_() == (
+        f'<iframe sandbox srcdoc="{page}" title="report of any" '
+        'style="width: 100%; height: 40em; border: 0"></iframe>'
+    )
