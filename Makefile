@@ -16,7 +16,7 @@ TESTING := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help check test test-slow coverage coverage-report bench lint types rows fault-pages fault-matrix example-reports site clean
+.PHONY: help check test test-slow coverage coverage-report bench lint types rows fault-pages fault-matrix mutants example-reports site clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ PEERS := $(VENV)/peers
 fault-matrix: $(VENV)/.installed-test  ## write docs/selftest.md: each fault by each check, and peers
 	$(PIP) --quiet --no-deps --upgrade --target $(PEERS) pytest-torch==1.1.1
 	PYTHONPATH=$(PEERS) $(BIN)/python tests/fault_matrix.py $(ARGS)
+
+mutants: $(VENV)/.installed-dev  ## write docs/mutants.md: mistakes in the harness that its tests find
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(ARGS)
 
 site: $(VENV)/.installed-dev  ## build the documentation's site: site/index.html
 	NO_MKDOCS_2_WARNING=true $(BIN)/python -m mkdocs build --strict $(ARGS)

@@ -51,7 +51,7 @@ COMMANDS = [*(f"parity.check {verb}" for verb in VERBS.split()), *PROGRAMS.split
 OTHER_TOOLS = {
     *("--benchmark-save", "--benchmark-compare", "--benchmark-histogram", "--benchmark-disable"),
     *("--grid", "--bench-device", "--skip-missing-interpreters", "--deselect", "--parity-report"),
-    "--measure",
+    *("--measure", "--again", "--page"),
 }
 """Options of pytest and tox that the documents mention."""
 

@@ -1,5 +1,6 @@
 """Parameters and activations are found by value, however a model names and arranges them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -16,9 +17,12 @@ from parity.align import (
     Layout,
     Place,
     Target,
+    allowed_rounding,
     departures,
     events_before,
     find_activations,
+    find_layout,
+    fitting,
     is_canonical,
     match_parameters,
     write_target,
@@ -316,3 +320,171 @@ def test_a_fault_behind_float32_is_found(
     wrong: Mapping[str, Any], expected: Mapping[str, str]
 ) -> None:
     assert departed(narrow_inside(**wrong), NARROW) == expected
+
+
+# The limits, from both sides.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_narrow_operation_may_be_32_roundings_off(dtype: torch.dtype) -> None:
+    assert allowed_rounding(dtype) == 32 * torch.finfo(dtype).eps / 2
+
+
+@pytest.mark.parametrize(("times", "found"), [(0.9, True), (1.1, False)])
+@pytest.mark.parametrize("limit", [None, 1e-4])
+@pytest.mark.parametrize("size", [1e-100, 1.0, 1e3])
+def test_a_tensor_may_be_off_by_a_limit_over_its_rms(
+    size: float, limit: float | None, times: float, *, found: bool
+) -> None:
+    value = HEADS * size
+    step = times * (limit or 1e-9) * float(HEADS.square().mean().sqrt()) * size
+    given = value.transpose(1, 2).clone()
+    given[1, 2, 0, 3] -= step
+    layout, error = find_layout(given, value, **({} if limit is None else {"limit": limit}))
+    assert layout == (Layout((0, 2, 1, 3), (2, 3, 5, 4)) if found else None)
+    assert math.isclose(error, times * (limit or 1e-9), rel_tol=1e-3) if found else error > 1.0
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_the_same_number_that_is_not_finite_is_no_difference(number: float) -> None:
+    value = HEADS.clone()
+    value[0, 1, 2, 3] = number
+    assert find_layout(value.clone(), value) == (Layout((0, 1, 2, 3), (2, 3, 5, 4)), 0.0)
+    for given in (HEADS, -value, value.roll(1)):
+        assert find_layout(given, value) == (None, math.inf)
+
+
+def test_another_number_of_elements_or_the_wrong_axes_have_no_layout() -> None:
+    assert find_layout(HEADS[:1], HEADS) == (None, math.inf)
+    assert find_layout(HEADS.reshape(4, 30), HEADS) == (None, math.inf)
+    zeros = torch.zeros_like(HEADS)
+    assert find_layout(zeros, zeros) == (Layout((0, 1, 2, 3), (2, 3, 5, 4)), 0.0)
+    assert find_layout(zeros + 1e-300, zeros)[0] is None
+
+
+def test_a_causal_tensor_is_measured_over_the_entries_that_count() -> None:
+    scores = random(2, 5, 5)
+    counts = torch.ones(5, 5).tril().bool()
+    rms = float(scores[:, counts].square().mean().sqrt())
+    masked = scores.masked_fill(~counts, -1e4)
+    masked[1, 4, 4] += 1e-6
+    layout, error = find_layout(masked, scores.masked_fill(~counts, 1e4), causal=True, limit=1e-4)
+    assert layout == Layout((0, 1, 2), (2, 5, 5))
+    assert math.isclose(error, 1e-6 / rms, rel_tol=1e-6)
+
+
+def test_an_event_may_be_a_target_by_its_shape() -> None:
+    target = Target(name="heads", value=HEADS)
+    functions = {
+        (2, 5, 12): Layout((0, 2, 1, 3), (2, 3, 5, 4)),
+        (2, 3, 20): Layout((0, 1, 2, 3), (2, 3, 5, 4)),
+        (4, 30): Layout((3, 0, 1, 2), (2, 3, 5, 4)),
+        (8, 15): Layout((0, 3, 1, 2), (2, 3, 5, 4)),
+        (7, 18): None,
+    }
+    for shape, expected in functions.items():
+        trace, _ = aligned(lambda shape=shape: torch.ones(shape, dtype=torch.float64).sin(), [])
+        event = next(one for one in trace.events if one.kernel == "sin")
+        assert fitting(event, target) == expected
+
+
+def test_a_target_is_written_as_the_candidate_has_it() -> None:
+    layout = Layout((0, 2, 1, 3), (2, 3, 5, 4))
+    place = Place(number=0, layout=layout, part=None, error=0.0)
+    tensor = torch.zeros(2, 5, 12, dtype=torch.float32)
+    write_target(tensor, Target(name="heads", value=HEADS), place)
+    assert torch.equal(tensor, HEADS.transpose(1, 2).reshape(2, 5, 12).float())
+    repeated = torch.zeros(1, 1, 1, dtype=torch.float64).expand(2, 5, 12)
+    write_target(repeated, Target(name="heads", value=HEADS), place)
+    assert not repeated.any()
+    head = Place(number=0, layout=Layout((0, 1, 2), (2, 5, 4)), part=(1, 2), error=0.0)
+    tensor = torch.zeros(2, 5, 4, dtype=torch.float64)
+    write_target(tensor, Target(name="heads", value=HEADS, heads=1), head)
+    assert torch.equal(tensor, HEADS[:, 2])
+
+
+def test_what_a_mask_holds_stays_when_a_causal_target_is_written() -> None:
+    scores = random(2, 5, 5)
+    place = Place(number=0, layout=Layout((1, 0, 2), (2, 5, 5)), part=None, error=0.0)
+    tensor = torch.full((5, 2, 5), -7.0, dtype=torch.float64)
+    write_target(tensor, Target(name="scores", value=scores, causal=True), place)
+    counts = torch.ones(5, 5).tril().bool()
+    assert torch.equal(tensor.transpose(0, 1), scores.where(counts, torch.tensor(-7.0).double()))
+
+
+def test_behind_a_narrow_operation_the_result_may_be_off_by_its_rounding() -> None:
+    _, right = aligned(lambda: HEADS * 1.0, [Target(name="heads", value=HEADS)])
+    assert (right.limit, right.narrow) == (1e-9, {})
+    for dtype in (torch.float32, torch.bfloat16):
+        _, narrow = aligned(lambda dtype=dtype: (HEADS.to(dtype) * 3.0).sin(), [])
+        assert narrow.limit == allowed_rounding(dtype)
+        assert narrow.result.dtype is dtype
+
+
+def test_the_first_place_alone_is_looked_for() -> None:
+    target = Target(name="heads", value=HEADS)
+    model = Model(lambda: (HEADS * 1.0 * 1.0).transpose(1, 2) * 1.0)
+    trace = watch(model, model, lambda *_seen: None)
+    numbers = []
+    for first in (False, True):
+        again = partial(replay, model, model)
+        found = find_activations(trace, [target], again, NO_CUTS, first=first).found
+        numbers.append([place.number for place in found["heads"]])
+    every, one = numbers
+    assert len(every) > 1
+    assert one == every[:1]
+
+
+def test_a_wrong_mask_is_named_and_not_what_takes_the_masked_scores() -> None:
+    scores = random(2, 5, 5, seed=4)
+    hidden = ~torch.ones(5, 5).tril().bool()
+    right = scores.masked_fill(hidden, -1e4).softmax(-1)
+    targets = [
+        Target(name="scores", value=scores, causal=True),
+        Target(name="weights", value=right, inputs=["scores"]),
+    ]
+    a_line_off = hidden.roll(1, 1)
+    expected = {"weights": "masked_fill"}
+    made = departed(
+        lambda: (scores * 1.0).masked_fill(a_line_off.tril(-9), 0.0).softmax(-1), targets
+    )
+    assert made == expected
+
+
+def test_padding_is_counted_and_a_constant_is_named(reference: dict[str, Tensor]) -> None:
+    (padded, number) = match_parameters(
+        {
+            "padded": torch.cat([reference["tokens_embed.weight"], torch.full((3, 21), 2.0)]),
+            "number": torch.full((2, 3), -1.5),
+        },
+        reference,
+    )
+    rows = len(reference["tokens_embed.weight"]) + 3
+    assert (padded.padding, padded.axis, padded.shape) == (3, 1, (rows, 21))
+    assert (number.constant, number.parts, number.shape) == (-1.5, (), (2, 3))
+    different = torch.cat([reference["tokens_embed.weight"], torch.arange(63.0).view(3, 21)])
+    assert lines({"different": different}, reference) == [
+        f"different {list(different.shape)}: no match"
+    ]
+
+
+def test_where_nothing_is_right_what_reads_a_parameter_alone_departs() -> None:
+    """Not an operation before it that reads none, as that of a mask."""
+    model = Model(lambda: (X.tanh(), model.table.cos()))
+    model.table = nn.Parameter(X.clone(), requires_grad=False)
+    targets = [Target(name="embedding", value=X.sin())]
+    trace = watch(model, model, lambda *_seen: None)
+    alignment = find_activations(trace, targets, partial(replay, model, model), NO_CUTS)
+    (one,) = departures(trace, targets, alignment, NO_CUTS, set())
+    assert (one.target, one.event and one.event.kernel) == ("embedding", "cos")
+
+
+def test_a_departure_may_take_any_of_its_targets_inputs() -> None:
+    """Not what takes a right tensor that is none of them, though it comes first."""
+
+    def run() -> tuple[Tensor, ...]:
+        a = X.exp()
+        b = a.sin()
+        return b.square(), b.tanh(), a.cosh()
+
+    assert departed(run, CHAIN) == {"d": "cosh"}

@@ -5,8 +5,10 @@ import math
 from collections.abc import Mapping
 
 import pytest
+import torch
 
 from parity.core.gates import (
+    RoundingError,
     RunNames,
     explained,
     extra_rows,
@@ -17,13 +19,14 @@ from parity.core.gates import (
     overflows,
     raised_row,
     rounding_rows,
+    run_names,
     stands_alone,
     taps_with_a_part,
     top1_changes,
 )
 from parity.core.lockstep import Observations
 from parity.core.metrics import Difference, Status
-from parity.core.results import Mode, Row
+from parity.core.results import Mode, Reason, Row
 from parity.core.taps import taps
 from parity.core.tolerances import PRECISIONS, SMALL_TENSOR, bounds_for
 from parity.errors import ExitCode
@@ -546,3 +549,118 @@ def test_of_several_runs_of_the_reference_the_largest_error_counts() -> None:
     wrong = observed({(COMPUTED, "oracle"): gap(1.0)})
     rows = rounding_rows(found, NAMES, PLAN, PLAN, "plain", mode, FLOAT32, BOUNDS, [wrong])
     assert {row.tap: row.status for row in rows}[COMPUTED] is Status.FAIL
+
+
+# Every field of a row and of a reason.
+
+
+def test_runs_have_the_names_of_their_backend_and_dtype() -> None:
+    assert run_names("tiled", torch.bfloat16) == ("ours/tiled/bfloat16", "huggingface/bfloat16")
+
+
+def test_without_an_observation_an_error_is_0() -> None:
+    some = RoundingError(rms=2.0**-20, peak=2.0**-18)
+    assert RoundingError().at_least(some) == some
+    assert some.at_least(RoundingError(rms=1.0)) == RoundingError(rms=1.0, peak=2.0**-18)
+
+
+@pytest.mark.parametrize("mode", [Mode.END_TO_END, Mode.PER_OP])
+def test_a_row_of_rounding_names_what_was_compared(mode: Mode) -> None:
+    for row in quality(observed({(COMPUTED, "oracle"): gap(2.0**-20)}), mode).values():
+        assert (row.backend, row.against, row.dtype, row.mode) == (
+            *("plain", "oracle", "float32"),
+            mode,
+        )
+    row = quality(observed({(COMPUTED, "oracle"): gap(2.0**-20)}), mode)[COMPUTED]
+    assert (row.tap, row.shape, row.worst_index) == (COMPUTED, (2, 5, 21), (1, 4, 20))
+    assert (row.value_ours, row.value_against, row.detail) == (3.0, 2.0, "")
+
+
+def test_rows_of_errors_and_of_unplanned_taps_are_complete() -> None:
+    error = ValueError("no")
+    assert raised_row(error, tap="t", backend="b", dtype="float16") == Row(
+        tap="t",
+        backend="b",
+        dtype="float16",
+        mode=Mode.EXACT,
+        against="huggingface",
+        status=Status.FAIL,
+        bound=0.0,
+        detail="ours raised ValueError: no",
+    )
+    found = Observations(extras={NAMES.ours: ["x", "h.7.mlp", "h.1." + "@" * 16]})
+    rows = extra_rows(found, NAMES, PLAN, "plain", "float32", Mode.PER_OP)
+    assert {(row.against, row.bound) for row in rows} == {("oracle", 0.0)}
+    no, near = "no tap has this name", "; did you mean "
+    assert [row.detail for row in rows] == [no, f"{no}{near}h.1.mlp?", no]
+
+
+def test_the_reasons_of_a_pass_have_place_and_fix() -> None:
+    later = PLAN[[tap.name for tap in PLAN].index(COMPUTED) + 1].name
+    theirs = {(tap.name, "oracle"): gap(1e-14) for tap in PLAN}
+    theirs |= {(COMPUTED, "oracle"): gap(1e-3, 2e-3), (later, "oracle"): gap(1e-3)}
+    found = observed({}, theirs)
+    rows = float64_rows(found, NAMES, PLAN, "plain", BOUNDS)
+    alone = Reason(
+        what=f"Hugging Face stands alone at {COMPUTED}: it differs from the oracle by 0.002 of "
+        "its RMS, ours does not",
+        where=f"{COMPUTED} and the taps after it",
+        fix="compare with other weights: here Hugging Face is no reference",
+        code=ExitCode.INCONCLUSIVE,
+    )
+    assert stands_alone(found, NAMES, rows, -1e4) == [alone]
+    (masked,) = stands_alone(found, NAMES, rows, -12_345.0)
+    assert masked.fix.endswith("these weights make a score of -1.23e+04: use other weights")
+
+    broken = {(COMPUTED, "oracle"): gap(1.0, status=Status.NONFINITE)}
+    half = RunNames(ours="ours/plain/float16", huggingface="huggingface/float16")
+    both = {(name, *key): seen for name in half for key, seen in broken.items()}
+    assert overflows(Observations(differences=both), half, PLAN) == [
+        Reason(
+            what=f"both sides overflow at {COMPUTED}: float16 cannot hold this model",
+            where=f"{COMPUTED} and the taps after it",
+            fix="use --dtype bfloat16 or float32",
+            code=ExitCode.INCONCLUSIVE,
+        )
+    ]
+
+    choice = {("logits", "oracle"): gap(1e-9)}
+    assert top1_changes(observed(choice, choice), NAMES, 0.5) == [
+        Reason(
+            what="the first choice of a token differs, against a lead of 0.5",
+            where="logits, attention plain, torch.x",
+            fix="if no tap before the logits fails, look at them with --explain logits",
+            code=ExitCode.FAIL,
+        )
+    ]
+
+
+def test_a_note_on_a_narrower_dtype_has_place_and_fix() -> None:
+    note = narrow_reason("float16 enters at a.py:3")
+    assert note.where == "the candidate in float64"
+    assert note.fix == "compute in the input's dtype, or accept that finer errors are not seen"
+    rejected = narrow_reason("float16 enters at a.py:3", allowed=False)
+    assert (rejected.where, rejected.code) == (note.where, ExitCode.PASS)
+    assert rejected.fix == "compute in the input's dtype"
+
+
+@pytest.mark.parametrize("overflow", [True, False])
+def test_where_both_sides_overflow_there_is_no_first_choice(overflow: bool) -> None:  # noqa: FBT001
+    status = Status.NONFINITE if overflow else Status.PASS
+    ours = {("logits", "oracle"): gap(0.1, status=Status.NONFINITE)}
+    theirs = {("logits", "oracle"): gap(0.1, status=status)}
+    reasons = top1_changes(observed(ours, theirs), NAMES, 0.5)
+    assert len(reasons) == (not overflow)
+
+
+@pytest.mark.parametrize(("theirs", "expected"), [(3e-14, 3e-14), (math.nan, None)])
+def test_a_row_of_one_operation_has_hugging_faces_error(
+    theirs: float, expected: float | None
+) -> None:
+    found = observed({}, {(COMPUTED, "oracle"): gap(1e-14, theirs)})
+    rows = float64_per_op_rows(found, NAMES, PLAN, "fused", BOUNDS)
+    (row,) = (row for row in rows if row.tap == COMPUTED)
+    assert (row.error_reference, row.backend, row.amplification) == (expected, "fused", None)
+    del found.differences[NAMES.huggingface, COMPUTED, "oracle"]
+    rows = float64_per_op_rows(found, NAMES, PLAN, "fused", BOUNDS)
+    assert [row.error_reference for row in rows if row.tap == COMPUTED] == [None]

@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from parity.core import lockstep
 from parity.core.lockstep import (
     Observations,
     OracleFailedError,
@@ -558,3 +560,40 @@ def test_a_model_that_swallows_the_end_is_ended() -> None:
     assert next(taps)[0] == "a"
     taps.close()
     assert raised == ["_AbandonedError"] * 3
+
+
+def test_the_warnings_of_numpy_do_not_end_a_run() -> None:
+    taps = TapStream(lambda tap: tap("a", torch.from_numpy(np.full(3, 1e308) * 10)))
+    assert [name for name, value in taps if value.isinf().all()] == ["a"]
+
+
+def test_a_look_is_given_the_oracles_own_tensor_twice() -> None:
+    looked: dict[str, Tensor] = {}
+
+    def look(name: str, tap: str, tensor: Tensor, truth: Tensor) -> None:
+        if name == "oracle":
+            assert tensor is truth
+            looked[tap] = tensor.clone()
+
+    walked(subject(network(b=wrong)), look=look)
+    assert list(looked) == NAMES
+    right = values()
+    assert all(torch.equal(looked[tap], right[tap]) for tap in NAMES)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_threads_are_split_among_the_subjects_and_the_oracle(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[int] = []
+    split = lockstep.split_threads
+    monkeypatch.setattr(lockstep, "split_threads", lambda n: (shares.append(n), split(n))[1])
+    walked(*(subject(network(), f"ours/{number}/float64") for number in range(count)))
+    assert shares == [1 + count]
+
+
+def test_what_is_not_shown_says_so_and_has_no_numbers() -> None:
+    found = walked(subject(network(shown=["a", "c", "logits", "loss"])))
+    seen = found.differences["ours/plain/float64", "b", "oracle"]
+    assert (seen.detail, seen.count, seen.shape) == ("this tap was never shown", 0, ())
+    assert found.last == {"ours/plain/float64": "loss"}

@@ -16,7 +16,10 @@ from parity.core.mapped_files import read_mapped
 from parity.core.mapping import (
     Expression,
     Proposal,
+    Source,
     apply,
+    blocks_of,
+    of_every_block,
     parse_expression,
     read_map_file,
 )
@@ -710,3 +713,171 @@ def test_equal_tables_without_a_word_in_their_names_are_ambiguous(
         "tokens_embed.weight",
         "positions_embed.weight",
     ]
+
+
+# Every part of a line, and every field of an error.
+
+
+A, B = Source("a.b"), Source("c_1")
+PARSED = {
+    "0": Expression(),
+    "1": Expression(constant=1),
+    "a.b": Expression((A,)),
+    "a.b.T": Expression((Source("a.b", turned=True),)),
+    "a.b[3:]": Expression((Source("a.b", 0, 3, None),)),
+    "a.b[:, :12].T": Expression((Source("a.b", 1, None, 12, turned=True),)),
+    "a.b[:, 7:12]": Expression((Source("a.b", 1, 7, 12),)),
+    "cat(a.b, c_1)": Expression((A, B)),
+    "cat(a.b[:, 1:2], c_1.T).T": Expression(
+        (Source("a.b", 1, 1, 2), Source("c_1", turned=True)), turned=True
+    ),
+    "pad(a.b, 7)": Expression((A,), 7),
+    "pad(a.b.T, 7).T": Expression((Source("a.b", turned=True),), 7, turned=True),
+    "pad(cat(a.b, c_1), 123456789).T": Expression((A, B), 123_456_789, turned=True),
+    "h.{i}.x": Expression((Source("h.{i}.x"),)),
+}
+
+
+@pytest.mark.parametrize("text", PARSED)
+def test_an_expression_is_read_and_written_the_same(text: str) -> None:
+    assert parse_expression(text) == PARSED[text]
+    assert parse_expression(text.replace(", ", " ,\t")) == PARSED[text]
+    assert str(PARSED[text]) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "a.", ".a", "a.b[3]", "a.b[]", "a.b.T.T", "cat(a.b).T.T", "pad(a.b)"),
+        *("pad(a.b,)", "pad(a.b, 1234567890)", "pad(a.b, -1)", "a.b, 7)", "cat(a.b,)", "a-b"),
+    ],
+)
+def test_other_texts_are_no_expressions(text: str) -> None:
+    assert parse_expression(text) is None
+
+
+def test_a_file_has_tensors_buffers_and_numbers(tmp_path: Path) -> None:
+    lines = [
+        "n_head = 12",
+        "resid_pdrop = 0.25",
+        "layer_norm_epsilon = 1e-5",
+        "blocks.{i}.bias = mask#1  # the causal mask",
+        "blocks.{i}.bias = mask",
+        "lm_head.bias = ignore",
+        "\t ln.weight   =  h.{i}.ln_1.weight  ",
+    ]
+    path = tmp_path / "map.txt"
+    path.write_text("\n".join([*lines[:3], *lines[4:]]), encoding="utf-8")
+    found = read_map_file(str(path))
+    assert found.path == str(path)
+    assert found.config == {"n_head": 12, "resid_pdrop": 0.25, "layer_norm_epsilon": 1e-5}
+    assert [type(number) for number in found.config.values()] == [int, float, float]
+    assert found.others == {"blocks.{i}.bias": "mask", "lm_head.bias": "ignore"}
+    assert found.mapping == {"ln.weight": Expression((Source("h.{i}.ln_1.weight"),))}
+    assert list(found.places.values()) == [1, 2, 3, 4, 5, 6]
+    assert found.where("lm_head.bias") == f"--map {path}, line 5: lm_head.bias = ignore"
+    assert found.where("ln.weight") == f"--map {path}, line 6: ln.weight = h.{{i}}.ln_1.weight"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(UsageError, match="it is no such line") as caught:
+        read_map_file(path)
+    assert caught.value.where == f"--map {path}, line 4"
+    assert caught.value.fix == (
+        "write PARAMETER = h.0.attn.c_attn.weight[:, :768].T, cat(A, B), pad(A, 7), 0 or 1; one "
+        "line for each parameter"
+    )
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1.", "1e", "mask", "a.b"])
+def test_a_field_of_the_config_is_a_number(value: str, tmp_path: Path) -> None:
+    path = tmp_path / "map.txt"
+    path.write_text(f"n_head = {value}", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"^the value is no number: ") as caught:
+        read_map_file(path)
+    assert f"n_head = {value}" in caught.value.what
+
+
+def test_a_part_of_a_source_counts_from_where_that_starts() -> None:
+    assert Source("a").part(0, 4, 1) == Source("a", 1, None, 4)
+    assert Source("a").part(2, 4, 0) == Source("a", 0, 2, 4)
+    assert Source("a", 1, 12, 24).part(0, 4, 1) == Source("a", 1, 12, 16)
+    assert Source("a", 1, 12, 24).part(4, 8, 1) == Source("a", 1, 16, 20)
+
+
+def test_only_a_whole_c_attn_packs_attention() -> None:
+    for text, packs in (
+        ("h.1.attn.c_attn.weight", True),
+        ("h.1.attn.c_attn.weight.T", True),
+        ("cat(h.0.ln_1.bias, h.1.attn.c_attn.weight)", True),
+        ("h.1.attn.c_attn.weight[:, :12]", False),
+        ("h.1.attn.c_attn.bias", False),
+        ("h.1.attn.c_attn.weights", False),
+        ("h.1.attn.xc_attn.weight", False),
+        ("0", False),
+    ):
+        expression = parse_expression(text)
+        assert expression is not None
+        assert expression.packs_attention() is packs
+
+
+def test_blocks_are_counted_in_the_names_of_the_reference() -> None:
+    assert blocks_of(["h.10.a", "h.2.b", "h.2.c", "x.h.3.a", "h.4", "h.x.a"]) == [2, 10]
+    given = {"b.{i}.w": Expression((Source("h.{i}.w"), B), 3), "n": Expression((A,))}
+    assert of_every_block(given, 2) == {
+        "b.0.w": Expression((Source("h.0.w"), B), 3),
+        "b.1.w": Expression((Source("h.1.w"), B), 3),
+        "n": Expression((A,)),
+    }
+
+
+CORRECT = "correct the line in the file of --map; parity/core/mapping.py has the form"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a.b", "there is no tensor 'a.b'"),
+        ("h.0.ln_1.bias[:, 3:]", "h.0.ln_1.bias has shape [12]"),
+        ("h.0.ln_1.bias.T", "h.0.ln_1.bias has shape [12]"),
+        ("tokens_embed.weight[5:38]", "tokens_embed.weight[5:38]: the axis has 37"),
+        ("tokens_embed.weight[37:]", "tokens_embed.weight[37:]: the axis has 37"),
+        ("cat(h.0.ln_1.bias, h.0.mlp.c_fc.weight)", "cat joins shapes [12], [12, 48]"),
+        ("pad(tokens_embed.weight, 1)", "it has shape [38, 12], the parameter [37, 12]"),
+    ],
+)
+def test_a_line_that_does_not_fit_says_how_it_is_corrected(
+    text: str, what: str, reference: dict[str, Tensor]
+) -> None:
+    model, expression = tree(lambda p: norm(f"{p}norm1")), parse_expression(text)
+    assert expression is not None
+    with pytest.raises(UsageError) as caught:
+        apply(Proposal(mapping={"tok.weight": expression}, reference=reference), model)
+    error = caught.value
+    assert (error.what, error.where, error.fix) == (what, f"tok.weight = {text}", CORRECT)
+    with pytest.raises(UsageError) as caught:
+        apply(Proposal(mapping={"none": expression}, reference=reference), model)
+    few = "tok.weight, pos.weight, blocks.0.norm1.weight, ..."
+    assert caught.value.what == f"the model has no parameter 'none'; it has {few}"
+    assert (caught.value.where, caught.value.fix) == (f"none = {text}", CORRECT)
+
+
+@pytest.mark.parametrize("count", [6, 7])
+def test_of_many_undecided_parameters_six_are_listed(count: int) -> None:
+    ambiguous = {f"p{i}": [Expression((A,)), Expression((B,))] * (i > 0) for i in range(count)}
+    with pytest.raises(UsageError) as caught:
+        apply(Proposal(mapping={}, reference={}, ambiguous=ambiguous), nn.Module())
+    listed = "; ".join(["p0 = ?", *(f"p{i} = a.b or c_1" for i in range(1, 6))])
+    assert caught.value.where == listed + "; and 1 more" * (count > 6)
+    assert caught.value.what == (
+        "names and shapes do not decide which weights these parameters hold"
+    )
+    assert caught.value.fix == (
+        "write the right lines into a file and give --map FILE; or load the weights yourself, in a "
+        "function build(config, weights)"
+    )
+
+
+def test_a_number_throughout_has_the_shape_of_its_parameter() -> None:
+    for constant in (0, 1):
+        found = Expression(constant=constant).tensor({}, (2, 3))
+        assert found.tolist() == [[float(constant)] * 3] * 2
+        assert found.dtype is torch.float32

@@ -1,6 +1,7 @@
 """Exit codes, and how a report gets its own."""
 
 import dataclasses
+import html
 from collections.abc import Mapping, Sequence
 from itertools import permutations
 
@@ -11,6 +12,7 @@ from parity.core.metrics import Status
 from parity.core.results import (
     Finding,
     Mode,
+    ParityFailedError,
     Plan,
     Reason,
     Report,
@@ -18,6 +20,8 @@ from parity.core.results import (
     Verdict,
     compared,
     count,
+    difference_found,
+    error_report,
     exit_code,
     finish,
     first_divergence,
@@ -34,6 +38,7 @@ from parity.errors import (
     ParityError,
     UsageError,
 )
+from parity.report import rendered
 
 WORST_FIRST = [70, 4, 5, 1, 3, 0]
 
@@ -343,3 +348,175 @@ def test_the_worst_of_rows_and_reasons_is_the_exit_code(status: Status, code: in
     assert [given] == reasons
     nothing = rows_of({tap.name: Status.NOT_RUN for tap in ALL})
     assert judged(nothing, [given])[0] == code
+
+
+# Every field and every sentence.
+
+
+def test_of_all_codes_the_worst_wins() -> None:
+    """A crash, then rejected input and the environment; a wrong call comes before a failure."""
+    order = [70, 4, 5, 2, 130, 141, 1, 3, 0]
+    assert sorted(order) == sorted(code.value for code in ExitCode)
+    for first, second in permutations(order, 2):
+        expected = min(first, second, key=order.index)
+        assert worst([ExitCode(first), ExitCode(second)]) == expected
+
+
+def test_reasons_of_its_own_have_place_and_fix() -> None:
+    blocks = [dataclasses.replace(DEGENERATE, block=f"h.{i}") for i in range(4)]
+    _, (dead,) = judged(rows_of({}), blocks=blocks)
+    assert dead == Reason(
+        what="the model is dead at depth: faults inside such a block do not show",
+        where="; ".join(str(block.dead) for block in blocks[:3]),
+        fix="compare on trained or surrogate weights, and on ids that differ",
+        code=ExitCode.INCONCLUSIVE,
+    )
+    _, (nothing,) = judged([])
+    assert nothing == Reason(
+        what="nothing was compared",
+        where="33 taps were planned",
+        fix="check that the model shows its taps under the names of parity/core/taps.py",
+        code=ExitCode.INCONCLUSIVE,
+    )
+
+
+def test_a_reason_given_twice_is_one() -> None:
+    given = Reason(what="what", where="where", fix="fix", code=ExitCode.FAIL)
+    assert judged(rows_of({}), [given, given]) == (ExitCode.FAIL, [given])
+
+
+def test_an_error_is_a_report_without_rows() -> None:
+    found = error_report(InputRejectedError("what", where="where", fix="fix"), "weights")
+    assert (found.check, found.verdict, found.exit_code) == ("weights", Verdict.ERROR, 4)
+    assert found.reasons == [Reason(what="what", where="where", fix="fix", code=ExitCode.REFUSED)]
+    assert (found.summary, found.identity, found.environment) == ("what", {}, {})
+    assert found.plan == Plan(planned=0, compared=0, per_backend={}, exempt=[])
+    assert repr(found) == "<Report weights: error, 0 of 0 compared>"
+
+
+FINISHED = finished((2, 1), Status.PASS, Status.NOT_RUN, liveness=[HEALTHY])
+
+
+def test_a_report_is_made_of_its_parts() -> None:
+    assert FINISHED.check == "any"
+    assert [row.status for row in FINISHED.results] == [Status.PASS, Status.NOT_RUN]
+    assert FINISHED.plan == Plan.of({"plain": (2, 1)})
+    assert (FINISHED.identity, FINISHED.environment, FINISHED.reasons) == ({}, {}, [])
+    assert (FINISHED.liveness, FINISHED.verdict) == ([HEALTHY], Verdict.INCONCLUSIVE)
+    assert FINISHED.version
+    assert repr(FINISHED) == "<Report any: inconclusive, 1 of 2 compared>"
+    with pytest.raises(ParityFailedError, match=r"^inconclusive: .+\n") as raised:
+        FINISHED.raise_for_verdict()
+    assert raised.value.report is FINISHED
+    finished((1, 1), Status.PASS).raise_for_verdict()
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (row("t", Status.SHAPE, detail="[1]"), "shape: [1]"),
+        (row("t", Status.EXTRA), "extra"),
+        (row("t", Status.FAIL, Mode.PUBLISHED, detail="too far"), "too far"),
+        (
+            row("t", Status.FAIL, required_tolerance=None, against="uncached"),
+            "its error to the uncached is no finite number",
+        ),
+        (
+            row("t", Status.FAIL, Mode.EXACT, error_ours=1e4, against="huggingface"),
+            "10,000 of its elements differ from Hugging Face's",
+        ),
+        (
+            row("t", Status.FAIL, bound=4.0),
+            "in float64 it differs from the oracle by 0.001 of its RMS; right code stays within 4",
+        ),
+        (
+            row("t", Status.FAIL, Mode.FLOAT64_PER_OP, against="x", bound=1.0, detail="a note"),
+            "in float64 on equal inputs it differs from the x by 0.001 of its RMS; "  # noqa: ISC004
+            "right code stays within 1",
+        ),
+        (
+            row("t", Status.FAIL, Mode.PER_OP, dtype="float32", bound=4.0),
+            "in float32 (per-op) its error to the oracle is 7 times Hugging Face's; the bound is 4",
+        ),
+        (
+            row("t", Status.FAIL, Mode.PUBLISHED, dtype="float32", bound=0.5, ratio=None),
+            "in float32 (published) its error to the oracle is 7 in all; the bound is 0.5",
+        ),
+    ],
+)
+def test_a_difference_is_one_sentence(found: Row, sentence: str) -> None:
+    assert difference_found(found) == sentence
+
+
+def test_the_first_tensor_that_differs_has_its_usual_causes() -> None:
+    first = first_exact_difference([row("a", Status.FAIL, Mode.EXACT, error_ours=2.0)])
+    assert first.why == "2 of its elements differ from the oracle's"
+    expected = "a transposed, swapped or cast tensor; a name that the mapping does not have"
+    assert first.suspects == expected
+
+
+USUAL = next(tap.kind.suspects for tap in ALL if tap.name == "h.0.attn")
+
+
+@pytest.mark.parametrize(
+    ("details", "cause"),
+    [
+        ({}, USUAL),
+        ({"note": "", "cause": "dropout"}, "dropout"),
+        ({"note": "in row 3", "cause": "dropout"}, "in row 3; dropout"),
+        ({"note": "in row 3", "cause": ""}, f"in row 3; {USUAL}"),
+    ],
+)
+def test_the_cause_is_that_of_the_numbers_else_the_usual_one(
+    details: Mapping[str, str], cause: str
+) -> None:
+    """A row of the same tensor in another mode may have it; one of another backend may not."""
+    other = {"note": "of another", "cause": "tensor"}
+    rows = [
+        row("h.0.attn", backend="tiled", details=other),
+        row("h.0.ln_1", details=other),
+        row("h.0.attn", Status.FAIL),
+        row("h.0.attn", Status.PASS, Mode.END_TO_END, details=details),
+    ]
+    assert first_divergence(planned("plain"), rows).suspects == cause
+
+
+@pytest.mark.parametrize(
+    ("error", "dtype", "finer"),
+    [
+        (2.0**-10, "float32", "bfloat16"),
+        (2.0**-13, "float32", "float16"),
+        (2.0**-10, "bfloat16", "a type narrower than bfloat16"),
+        (0.5, "float32", "a type narrower than float32"),
+        (None, "float32", "a type narrower than float32"),
+    ],
+)
+def test_what_is_right_in_float64_computes_too_narrowly(
+    error: float | None, dtype: str, finer: str
+) -> None:
+    failing = row("h.0.attn", Status.FAIL, Mode.PER_OP, dtype=dtype, error_ours=error)
+    first = first_divergence(planned("plain"), [row("h.0.attn"), failing])
+    assert first.suspects == (
+        f"the function is right in float64: an operation here computes in {finer}, or sums in it; "
+        "or it is right and loses digits (a difference of large numbers)"
+    )
+    # Without its row in float64 nothing is known about the function.
+    for rows in ([failing], [row("h.0.ln_1"), failing]):
+        assert first_divergence(planned("plain"), rows).suspects == USUAL
+
+
+def test_before_the_first_shown_tap_are_the_token_ids() -> None:
+    shown = [tap for tap in ALL if tap.name in ("h.0.ln_1", "logits")]
+    first = first_divergence({"plain": shown}, [row("h.0.ln_1", Status.FAIL)])
+    assert first.suspects.startswith("any operation after the token ids: ")
+    looked_up = [tap for tap in ALL if tap.name == "embeddings.tokens"]
+    first = first_divergence({"plain": looked_up}, [row("embeddings.tokens", Status.FAIL)])
+    assert first.suspects == looked_up[0].kind.suspects
+
+
+def test_in_a_notebook_a_report_is_a_page_in_a_frame() -> None:
+    page = html.escape(rendered(FINISHED, "html"))
+    assert FINISHED._repr_html_() == (
+        f'<iframe sandbox srcdoc="{page}" title="report of any" '
+        'style="width: 100%; height: 40em; border: 0"></iframe>'
+    )
