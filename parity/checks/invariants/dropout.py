@@ -46,6 +46,7 @@ class Dropped:
 
     Attributes:
         counts: Whether each element is one of the tensor's.
+        largest: The largest number that was rounded: of a residual, that of the sum.
     """
 
     tap: str
@@ -53,6 +54,7 @@ class Dropped:
     before: Tensor
     after: Tensor
     counts: Tensor
+    largest: float
 
     @property
     def kept(self) -> Tensor:
@@ -64,9 +66,15 @@ class Dropped:
         return self.before / (1.0 - self.probability)
 
     def off(self) -> float:
-        """Return the largest distance from 0 or the scaled value, over the RMS."""
-        apart = torch.minimum(self.after.abs(), (self.after - self._scaled).abs())
-        return float(apart[self.counts].max() / self.before[self.counts].square().mean().sqrt())
+        """Return the largest distance from 0 or the scaled value, over the RMS.
+
+        In half precision it is over more, so that the bound allows what rounding does to the
+        largest number.
+        """
+        apart = torch.minimum(self.after.abs(), (self.after - self._scaled).abs())[self.counts]
+        rms = float(self.before[self.counts].square().mean().sqrt())
+        rounded = 4.0 * math.sqrt(torch.finfo(apart.dtype).eps) * self.largest
+        return float(apart.max()) / max(rms, rounded)
 
     def share(self) -> float:
         """Return by how many standard deviations the share of dropped elements is off."""
@@ -143,22 +151,30 @@ def _residuals(subject: Subject, run: Run, _time: int) -> list[list[Dropped]]:
         x: Tensor | None = seen.get("embeddings")
         if x is not None and {"embeddings.tokens", "embeddings.positions"} <= seen.keys():
             before = seen["embeddings.tokens"] + seen["embeddings.positions"]
-            found.append(_dropped("embeddings", p_embedding, before, x))
+            found.append(_dropped("embeddings", p_embedding, before, x, x))
         for block in range(subject.sizes.n_layer):
             inputs = ((x, "attn", "ln_1"), (seen.get(f"h.{block}.ln_1"), "mlp", "ln_2"))
             for residual, summand, norm in inputs:
                 made, tap = f"h.{block}.{summand}", f"h.{block}.{norm}.input"
                 if residual is not None and {made, tap} <= seen.keys():
                     after = seen[tap] - residual
-                    found.append(_dropped(tap, p_residual, seen[made], after))
+                    found.append(_dropped(tap, p_residual, seen[made], after, seen[tap]))
             x = seen.get(f"h.{block}.ln_2")
         every.append(found)
     return every
 
 
-def _dropped(tap: str, probability: float, before: Tensor, after: Tensor) -> Dropped:
-    counts = before.abs() > _SMALL * before.square().mean().sqrt()
-    return Dropped(tap=tap, probability=probability, before=before, after=after, counts=counts)
+def _dropped(
+    tap: str, probability: float, before: Tensor, after: Tensor, rounded: Tensor
+) -> Dropped:
+    return Dropped(
+        tap=tap,
+        probability=probability,
+        before=before,
+        after=after,
+        counts=before.abs() > _SMALL * before.square().mean().sqrt(),
+        largest=float(rounded.abs().max()),
+    )
 
 
 _SMALL = 1e-4
@@ -189,6 +205,7 @@ def _attention(subject: Subject, run: Run, time: int) -> list[list[Dropped]]:
                         before=before[tap],
                         after=after[tap],
                         counts=(keys <= queries[:, None]).expand_as(before[tap]),
+                        largest=float(after[tap].abs().max()),
                     )
                 )
         every.append(found)

@@ -282,6 +282,20 @@ def test_sharp_attention_is_no_violation_in_float32(model: GPT) -> None:
     assert failing(of(sharp, *chosen, **narrow, injected=injected)) == ["positions.each_used.32"]
 
 
+@pytest.mark.parametrize("branch", [1.0, 0.1])
+def test_rounding_in_bfloat16_is_no_wrong_scale(branch: float, model: GPT) -> None:
+    """The smaller a branch, the more of it the rounding of its sum with the residual changes."""
+    scaled = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, parameter in scaled.named_parameters():
+            parameter.mul_(branch if "c_proj" in name else 1.0)
+    narrow: dict[str, Any] = {"dtype": torch.bfloat16, "longest": 33}
+    assert failing(of(scaled, "dropout", **narrow)) == []
+    injected = partial(inject, "dropout-unscaled", BLOCK)
+    wrong = failing(of(scaled, "dropout", **narrow, injected=injected))
+    assert ("dropout.residual.scale" in wrong) == (branch == 1.0)
+
+
 FEW = ("--weights", "tiny", "--seq-len", "3", "--backend", "plain")
 
 
