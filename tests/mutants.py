@@ -366,6 +366,7 @@ def main() -> None:
     record = json.loads(RECORD.read_bytes()) if RECORD.exists() else {}
     if not asked.page:
         os.chdir(HOME)
+        os.environ["OMP_NUM_THREADS"] = "1"  # a fork would wait for its parent's other threads
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = tempfile.mkdtemp()  # no mutant's examples stay
 
         def work(trier: Trier) -> None:

@@ -32,7 +32,8 @@ SCRIPTS = {
 ALLOWED = {
     *("typer", "click", "shellingham", "rich", "pygments", "markdown_it", "mdurl", "colorama"),
     *("annotated_doc", "annotated_types", "typing_extensions", "typing_inspection"),
-    *("attr", "attrs", "pydantic", "pydantic_core"),  # optional for them, if installed
+    # Optional for them, if installed.
+    *("attr", "attrs", "pydantic", "pydantic_core", "linkify_it", "uc_micro"),
 }
 """Packages that typer may load, in any version."""
 

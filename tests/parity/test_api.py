@@ -19,7 +19,7 @@ import parity
 from parity import api, assert_parity
 from parity.checks.tokens import faults as tokenizer_faults
 from parity.checks.tokens.runners import CandidateTokenizer
-from parity.core.results import ParityFailedError, Report, Verdict
+from parity.core.results import ParityFailedError, Plan, Report, Verdict, finish
 from parity.core.runners import build_huggingface
 from parity.core.tolerances import precision_of
 from parity.errors import UsageError
@@ -321,9 +321,9 @@ def test_the_weights_that_are_made_are_the_named_ones(tmp_path: Path) -> None:
 
 
 def test_prompts_have_no_padding(right: GPT) -> None:
-    seen = []
+    seen, report = [], finish("generation", rows=[], plan=Plan.of({}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "generation", lambda *given, **_: seen.extend(given[2]) or given)
+        patch.setattr(api, "generation", lambda *given, **_: seen.extend(given[2]) or report)
         api.run_check(right, None, [[3, 5, 60], [7]], {"check": "generation"}, SETTINGS)
     assert [prompt.tolist() for prompt in seen] == [[[3, 5, 60]], [[7]]]
 

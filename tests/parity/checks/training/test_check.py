@@ -528,10 +528,10 @@ def test_the_first_failure_of_a_run_is_wrong_and_what_is_computed_from_it_follow
         )
         for name, mark in marks.items()
     ]
-    table = section(rows)
+    table = section(rows, {})
     assert [row[-1] for row in table.rows] == list(marks.values())
     assert table.note.endswith("follows: its inputs were wrong already")
-    assert "follows" not in section(rows[:2]).note
+    assert "follows" not in section(rows[:2], {}).note
 
 
 def test_a_fault_is_named_in_text_and_json(
