@@ -496,11 +496,11 @@ def _decoded(model: GPT, texts: Sequence[Tensor], first: int, steps: int) -> Run
 
 
 def _behind(calls: Calls, time: int) -> Pairs:
-    """Return, of row `n`, the tokens from the `n`-th on; below float64 the `n`-th alone.
+    """Return, of row `n`, the tokens from the `n`-th on; in half precision the `n`-th alone.
 
-    Later tokens see it by attention, and sharp attention gives it less than float32 can add.
+    Later tokens see it by attention, which may give it less than half precision can add.
     """
-    last = time if calls.subject.dtype is torch.float64 else 0
+    last = time if calls.subject.dtype in (torch.float64, torch.float32) else 0
     behind = [At(slice(row, row + 1), slice(row, max(row + 1, last))) for row in range(time)]
     return [(at, at) for at in behind]
 

@@ -24,8 +24,7 @@ Measured = tuple[float, float, str, str]
 DEVIATIONS = 10.0
 """Largest deviation of a count, in standard deviations.
 
-Few elements deviate more than a normal distribution has it: right code reaches 6. A shared mask is
-off by the root of its size.
+Right code reaches 6. A shared mask is off by the root of its size.
 """
 
 KINDS = ("embeddings", "attention", "residual")
@@ -281,13 +280,26 @@ def _mean(calls: Sequence[Sequence[Dropped]]) -> Measured:
     return _worst(calls, Dropped.mean, DEVIATIONS, words)
 
 
+def _deviations(products: Tensor, count: Tensor, probability: float) -> Tensor:
+    """Return by how many standard deviations sums of two masks' products are off.
+
+    Two that are dropped together are a large product. Few elements may have several: there a
+    deviation is longer, so that right code is beyond the bound once in 1e8.
+
+    Source: Bernstein's inequality.
+    """
+    largest = (1.0 - probability) / probability
+    count = count.double().clamp(min=1.0)
+    bound = torch.maximum(DEVIATIONS * count.sqrt(), (40.0 * count).sqrt() + 20.0 / 3.0 * largest)
+    return DEVIATIONS * products.abs() / bound
+
+
 def _anew(calls: Sequence[Sequence[Dropped]]) -> Measured:
     """Compare the masks of all places and of two calls with each other."""
     every = [one for call in calls[:2] for one in call]
     masks = torch.stack([one.centered.flatten() for one in every])
     counts = torch.stack([one.counts.flatten() for one in every]).double()
-    apart = (masks @ masks.T) / (counts @ counts.T).clamp(min=1.0).sqrt()
-    apart = apart.abs().tril(-1)
+    apart = _deviations(masks @ masks.T, counts @ counts.T, every[0].probability).tril(-1)
     later, earlier = divmod(int(apart.argmax()), len(every))
     beyond = (apart > DEVIATIONS).nonzero()
     if len(beyond):
@@ -305,9 +317,9 @@ def _elements(calls: Sequence[Sequence[Dropped]]) -> Measured:
         largest = 0.0
         for axis, size in enumerate(one.before.shape):
             if size > 1:
-                both = (one.counts & one.counts.roll(1, axis)).sum().clamp(min=1)
-                moved = (one.centered * one.centered.roll(1, axis)).sum().abs()
-                largest = max(largest, float(moved / both.sqrt()))
+                both = (one.counts & one.counts.roll(1, axis)).sum()
+                moved = (one.centered * one.centered.roll(1, axis)).sum()
+                largest = max(largest, float(_deviations(moved, both, one.probability)))
         return largest
 
     return _worst(calls, number, DEVIATIONS, "neighbours are dropped together: {:.3g} deviations")

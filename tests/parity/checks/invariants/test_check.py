@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import parity
+from parity.checks.invariants import dropout
 from parity.checks.invariants.check import BOUND, PROPERTIES, invariants
 from parity.checks.invariants.faults import INVARIANT_FAULTS, inject
 from parity.checks.invariants.subject import Sizes
@@ -270,16 +272,20 @@ def test_in_other_dtypes_equal_shapes_are_compared(model: GPT) -> None:
     assert "prefix on plain" in report.inputs["not_run"]
 
 
-def test_sharp_attention_is_no_violation_in_float32(model: GPT) -> None:
-    """A token's weight may be less than float32 adds; its own logits must change all the same."""
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 8.0), (torch.float64, 20.0)])
+def test_sharp_attention_is_no_violation(dtype: torch.dtype, factor: float, model: GPT) -> None:
+    """A token's weight may be less than a sum can hold; its logits must change all the same."""
     sharp = copy.deepcopy(model)
     with torch.no_grad():
         for name, parameter in sharp.named_parameters():
-            parameter.mul_(8.0 if name.endswith("c_attn.weight") else 1.0)
-    chosen, narrow = ("positions", "sensitivity"), {"dtype": torch.float32, "longest": 33}
+            parameter.mul_(factor if name.endswith("c_attn.weight") else 1.0)
+    chosen = ("positions", "sensitivity")
+    narrow: dict[str, Any] = {"dtype": dtype, "longest": 33}
+    before = {name: one.clone() for name, one in sharp.state_dict().items()}
     assert of(sharp, *chosen, **narrow).verdict is Verdict.PASS
+    assert all(torch.equal(one, before[name]) for name, one in sharp.state_dict().items())
     injected = partial(inject, "given-positions-ignored", BLOCK)
-    assert failing(of(sharp, *chosen, **narrow, injected=injected)) == ["positions.each_used.32"]
+    assert "positions.each_used.32" in failing(of(sharp, *chosen, **narrow, injected=injected))
 
 
 @pytest.mark.parametrize("branch", [1.0, 0.1])
@@ -294,6 +300,18 @@ def test_rounding_in_bfloat16_is_no_wrong_scale(branch: float, model: GPT) -> No
     injected = partial(inject, "dropout-unscaled", BLOCK)
     wrong = failing(of(scaled, "dropout", **narrow, injected=injected))
     assert ("dropout.residual.scale" in wrong) == (branch == 1.0)
+
+
+def test_few_elements_may_be_dropped_together() -> None:
+    """Right masks of every size stay within the bound, and equal ones of 200 elements do not."""
+    draws = torch.Generator().manual_seed(0)
+    for size in (1, 4, 16, 64, 256, 1024):
+        kept = torch.rand(20_000, 2, size, generator=draws).ge(0.1).double()
+        masks = (kept - 0.9) / math.sqrt(0.09)
+        apart = dropout._deviations(masks.prod(1).sum(-1), torch.tensor(size), 0.1)
+        assert float(apart.max()) < 0.9 * dropout.DEVIATIONS
+        shared = dropout._deviations(masks[:, 0].square().sum(-1), torch.tensor(size), 0.1)
+        assert (float(shared.mean()) > dropout.DEVIATIONS) == (size > 200)
 
 
 FEW = ("--weights", "tiny", "--seq-len", "3", "--backend", "plain")
