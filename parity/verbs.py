@@ -157,7 +157,7 @@ def _inputs(
     if given is None and options.token_ids is not None:
         given = inputs.parse(options.token_ids)
     batch, time = (options.batch_size, options.seq_len) if given is None else given.token_ids.shape
-    if given is None and time == DEFAULT_SEQ_LEN:  # a length that was given is not shortened
+    if given is None and time == DEFAULT_SEQ_LEN:  # the same number given looks alike
         time = min(time, longest)
     if time > longest:
         raise UsageError(
@@ -647,7 +647,7 @@ def training(options: TrainingOptions, progress: Progress) -> Report:
         wanted = [name for name in wanted if name not in own]
     weights = _load(options, progress)
     longest, time = int(weights.config["n_positions"]), options.seq_len
-    if time == TrainingOptions.seq_len:  # a length that was given is not shortened
+    if time == TrainingOptions.seq_len:  # the same number given looks alike
         time = min(time, longest)
     if not 1 < time <= longest:
         raise UsageError(

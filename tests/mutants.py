@@ -344,9 +344,9 @@ annotations and decorated functions. Strings with a space are texts for people, 
 |---|---|---|---|---|
 [table]
 
-`make mutants` takes an hour and writes [the record](mutants.json) and this page. `ARGS=--again`
-tries the survivors alone, after new tests. `ARGS=--page` writes this page from the record, where
-the reasons of survivors are written by hand.
+`make mutants` writes [the record](mutants.json) and this page. `ARGS=--again` tries
+the survivors alone, after new tests. `ARGS=--page` writes this page from the record, where the
+reasons of survivors are written by hand.
 
 ## Survivors
 
