@@ -39,6 +39,13 @@ def keep_freed_memory() -> None:
         mallopt(_M_TOP_PAD, 64 << 20)
 
 
+def release_memory() -> None:
+    """Give freed memory back to the system."""
+    gc.collect()  # optimizers hold gigabytes in reference cycles
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def split_threads(runs: int) -> Iterator[None]:
     """Give each of some concurrent runs its share of torch's threads, at least one."""

@@ -631,8 +631,8 @@ _OWN_MASKS = "its dropout draws in compiled code, so the reference cannot use th
 _NO_SHARED_MASKS = ("compiled", "triton")
 
 
-def training(options: TrainingOptions, progress: Progress) -> Report:
-    """Compare training steps."""
+def training(options: TrainingOptions, progress: Progress, *, blocks: int | None = None) -> Report:
+    """Compare training steps, of the whole model or of its first blocks alone."""
     fault = _training_fault(options)
     wanted, left_out = backends.chosen_backends(options.backend, torch.device("cpu"))
     if options.dropout:
@@ -646,6 +646,8 @@ def training(options: TrainingOptions, progress: Progress) -> Report:
         left_out = own | dict(left_out)
         wanted = [name for name in wanted if name not in own]
     weights = _load(options, progress)
+    if blocks is not None:
+        weights = Parts(weights).cut(range(blocks))
     longest, time = int(weights.config["n_positions"]), options.seq_len
     if time == TrainingOptions.seq_len:  # the same number given looks alike
         time = min(time, longest)
@@ -680,6 +682,7 @@ def training(options: TrainingOptions, progress: Progress) -> Report:
         }
     reference = build_huggingface(weights)
     recorded = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
+    recorded |= {} if blocks is None else {"blocks": f"the first {blocks}"}
     identity = report_identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     with faults_of_training.injected(fault.name if fault else None):
@@ -826,10 +829,10 @@ def _own_runners(options: SelftestOptions) -> Mapping[str, Runner]:
 def runners_by_verb(parts: Parts, folder: Path, kinds: Sequence[str]) -> dict[str, Runner]:
     """Return the runners of kinds of fault that a verb runs, on a model and a vocabulary of files.
 
-    The model is that of one block.
+    The model is the first block, with few tokens.
     """
     if kinds:
-        parts.models("block")[0].save_pretrained(folder)
+        parts.models("few")[0].save_pretrained(folder)
     if "tokenizer" in kinds:
         texts = list(itertools.islice(training_texts(), _FEW_TEXTS))
         Tokenizer.train(texts, merges=_FEW_MERGES).save_pretrained(folder)
@@ -918,13 +921,14 @@ def all_checks(options: AllOptions, progress: Progress) -> Report:
         absent = dict.fromkeys([*names, "golden"], "it is not of a candidate")
     checks: list[tuple[str, str, plan_of_all.Check]] = []
     identity = report_identity(source.identity, source.config)
-    models = _ModelsOfAll(options, source, name if kind is ForwardFault else None)
     for verb, (run, its_options) in found.items():
         if verb == "layerwise":
             plan = plan_of_all.cases(source.config)
+            models = _ModelsOfAll(options, source, name if kind is ForwardFault else None)
             checks += plan_of_all.layerwise_checks(models.fitting(plan), models, identity)
         elif verb not in absent:
             checks.append((verb, "", partial(run, its_options)))
+    del source, models  # held by the checks that need them, up to their end
     report = plan_of_all.run_all(checks, absent, progress, identity, keep_going=options.keep_going)
     return dataclasses.replace(report, inputs={**report.inputs, **recorded_options(options)})
 
@@ -943,9 +947,14 @@ def _verbs_of_all(
     steps: dict[str, Any] = {}
     texts: dict[str, Any] = {"max_new_tokens": min(32, longest // 2)}
     words: dict[str, Any] = {}
-    if plan_of_all.is_large(source.config):  # moments in two dtypes on two backends take 10 GB
+    pairs: dict[str, Any] = {}
+    steps_of = training
+    if plan_of_all.is_large(source.config):
         steps = {"steps": 2, "dtype": "float64", "backend": "fused"}
         texts = {"num_prompts": 2, "max_new_tokens": 8}
+        pairs = {"backend": "fused"}
+        if options.candidate is None:  # gradients and moments of twelve blocks take 10 GB
+            steps_of = partial(training, blocks=3)
     if fault and kind is TokenizerFault:
         words = {"pretokenizer": faults_of(TokenizerFault)[fault].of[0]}
 
@@ -962,9 +971,9 @@ def _verbs_of_all(
         "gradients": (gradients, GradientsOptions(**of_model, **rows, **injected(BackwardFault))),
         "invariants": (
             invariants,
-            InvariantsOptions(**of_model, **calls, **injected(InvariantFault)),
+            InvariantsOptions(**of_model, **calls, **pairs, **injected(InvariantFault)),
         ),
-        "training": (training, TrainingOptions(**of_model, **steps, **injected(TrainingFault))),
+        "training": (steps_of, TrainingOptions(**of_model, **steps, **injected(TrainingFault))),
         "generation": (
             generation,
             GenerationOptions(**given, **texts, **injected(GenerationFault)),

@@ -32,6 +32,7 @@ from parity.core.results import (
     verdict_for,
     worst,
 )
+from parity.threads import release_memory
 from scratch_gpt.cli import as_cli_error
 from scratch_gpt.kernels.tiled_attention import TILE, groups
 from scratch_gpt.progress import Progress
@@ -302,7 +303,7 @@ def layerwise_checks(
 
 
 def run_all(
-    checks: Sequence[tuple[str, str, Check]],
+    checks: list[tuple[str, str, Check]],
     not_run: Mapping[str, str],
     progress: Progress,
     identity: Mapping[str, Any],
@@ -312,10 +313,14 @@ def run_all(
     """Run checks in order, each given as name, case and function; return one report.
 
     The run ends at the first failure, unless `keep_going`. `not_run` has the checks that do not
-    apply, with reasons.
+    apply, with reasons. A check leaves the list when it starts, so that its models are freed.
     """
     outcomes: list[Outcome] = []
-    for name, case, check in checks:
+    names = [name for name, _case, _check in checks]
+    while checks:
+        name, case, check = checks.pop(0)
+        if outcomes and name != outcomes[-1].check:
+            release_memory()
         started = clock.perf_counter()
         try:
             report = check(lambda what, *counts, name=name: progress(f"{name}: {what}", *counts))
@@ -326,7 +331,6 @@ def run_all(
         )
         if report.verdict in (Verdict.FAIL, Verdict.ERROR) and not keep_going:
             break
-    names = [name for name, _case, _check in checks]
     done = [one.check for one in outcomes]
     later = [name for name in dict.fromkeys(names) if name not in done]
     cases_left = len(names) - len(outcomes) - len([name for name in names if name in later])

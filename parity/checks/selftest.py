@@ -49,6 +49,9 @@ Runner = Callable[[Fault | None], Report]
 LONGEST = 77
 """Tokens of the longest text of `INPUTS`: a full tile and a ragged one."""
 
+_LARGEST_LOGIT = 4.0
+"""Of a model whose texts must depend on what is drawn: over the mean of all tokens."""
+
 _EPSILON = 1e-3
 """The epsilon of the config that shows a fixed one."""
 
@@ -61,7 +64,8 @@ class Parts:
     """Both models for each part of some weights; a part is built when it is needed, once.
 
     Parts are `ends` (the tables and the first block), `block` (the middle block on its own clean
-    input), `epsilon` (the same with another epsilon) and `whole` (all blocks, few tokens).
+    input), `epsilon` (the same with another epsilon), `few` (the first block, few tokens) and
+    `whole` (all blocks, few tokens).
     """
 
     weights: Weights
@@ -81,7 +85,7 @@ class Parts:
     @property
     def ends(self) -> Weights:
         """The embeddings, the first block and the head."""
-        return self._cut([0])
+        return self.cut([0])
 
     @cached_property
     def block(self) -> Weights:
@@ -89,10 +93,10 @@ class Parts:
         blocks = int(self.weights.config["n_layer"])
         at, size = blocks // 2, self.weights.config["vocab_size"]
         ids = seeded(batch=1, time=LONGEST, vocab_size=size, seed=0).token_ids
-        before = self._cut([*range(at)])
+        before = self.cut([*range(at)])
         with torch.no_grad():
             clean = build_ours(before).hidden(ids)[0] if at else None
-        found = self._cut([at], rows=LONGEST)
+        found = self.cut([at], rows=LONGEST)
         if clean is not None:
             places = found.tensors["positions_embed.weight"][:LONGEST]
             table = {"tokens_embed.weight": clean.numpy() - places}
@@ -105,11 +109,28 @@ class Parts:
         return with_epsilon(self.block)
 
     @property
+    def few(self) -> Weights:
+        """The first block and the first rows of the token table, for what runs many times.
+
+        One block's logits may favor the token that it reads so much that every text is that token
+        alone, whatever is drawn. So the last norm is scaled down where they do.
+        """
+        found = self.cut([0], rows=LONGEST)
+        ids = torch.arange(min(found.config["vocab_size"], found.config["n_positions"]))[None]
+        with torch.no_grad():
+            logits = build_ours(found)(ids)
+        scale = min(1.0, _LARGEST_LOGIT / float((logits - logits.mean(-1, keepdim=True)).max()))
+        last = {f"h.0.ln_2.{part}" for part in ("weight", "bias")}
+        scaled = {n: (array * scale if n in last else array) for n, array in found.tensors.items()}
+        return dataclasses.replace(found, tensors=scaled)
+
+    @property
     def whole(self) -> Weights:
         """Every block, with the first rows of the token table."""
-        return self._cut([*range(self.weights.config["n_layer"])], rows=LONGEST)
+        return self.cut([*range(self.weights.config["n_layer"])], rows=LONGEST)
 
-    def _cut(self, blocks: Sequence[int], rows: int | None = None) -> Weights:
+    def cut(self, blocks: Sequence[int], rows: int | None = None) -> Weights:
+        """Return the weights with these blocks alone, and the first rows of the token table."""
         tensors = {name: array for name, array in self.weights.tensors.items() if name[:2] != "h."}
         tensors["tokens_embed.weight"] = tensors["tokens_embed.weight"][:rows]
         for new, old in enumerate(blocks):

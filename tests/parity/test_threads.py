@@ -3,11 +3,12 @@
 import gc
 import os
 import threading
+import weakref
 
 import pytest
 import torch
 
-from parity.threads import copy_parallel, gc_paused, split_threads
+from parity.threads import copy_parallel, gc_paused, release_memory, split_threads
 
 
 def test_copies_come_in_the_order_of_the_items() -> None:
@@ -54,3 +55,17 @@ def test_garbage_is_not_collected_meanwhile(*, enabled: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_what_refers_to_itself_is_released() -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.itself = self
+
+    node = Node()
+    seen = weakref.ref(node)
+    with gc_paused():
+        del node
+        assert seen() is not None
+        release_memory()
+    assert seen() is None

@@ -18,11 +18,12 @@ from parity.checks.gradients.check import gradients
 from parity.checks.gradients.faults import BACKWARD_FAULTS
 from parity.checks.training.runners import batches
 from parity.core import runners
+from parity.core.comparison import no_progress
 from parity.core.inputs import Inputs, digest, parse, seeded
 from parity.core.results import Mode, Report, Row
 from parity.core.tolerances import FEWEST_PREDICTIONS
 from parity.faults.forward import FORWARD_FAULTS
-from parity.options import LayerwiseOptions, recorded_options
+from parity.options import LayerwiseOptions, TrainingOptions, recorded_options
 from reference import huggingface, surrogate
 from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.options import options_of
@@ -396,6 +397,24 @@ def test_positions_are_reported(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_i
     )
     expected = Inputs(token_ids=token_ids, positions=places).digests()
     assert expected == {name: report.inputs[name] for name in expected}
+
+
+def test_the_first_blocks_alone_are_trained() -> None:
+    """The report says so; `all` trains a model of full size in this way."""
+    options = TrainingOptions(
+        weights="tiny",
+        backend="plain",
+        dtype="float64",
+        steps=2,
+        seq_len=5,
+        taps="adamw.2.weight.*",
+    )
+    report = verbs.training(options, no_progress, blocks=2)
+    assert report.exit_code == 0
+    assert report.inputs["blocks"] == "the first 2"
+    names = {row.tap for row in report.results}
+    assert any("h.1." in name for name in names)
+    assert not any("h.2." in name for name in names)
 
 
 def test_every_batch_of_training_is_reported(check: Check, strictly: Strictly) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -398,6 +399,25 @@ def test_an_exception_of_a_check_is_its_outcome_too() -> None:
     assert report.inputs["check"] == "weights"
     assert "ZeroDivisionError: division by zero" in str(report)
     assert [one["check"] for one in some(*found).details["checks"]] == ["doctor", "weights"]
+
+
+def test_the_models_of_a_check_are_freed_before_the_next() -> None:
+    class Model:
+        pass
+
+    model = Model()
+    first = weakref.ref(model)
+    freed = []
+
+    def second(_progress: Progress) -> Report:
+        freed.append(first() is None)
+        return reported("training")
+
+    checks = [("layerwise", "", lambda _progress, _model=model: reported("layerwise"))]
+    checks += [("training", "", second)]
+    del model
+    run_all(checks, {}, no_progress, {}, keep_going=False)
+    assert freed == [True]
 
 
 def test_an_exception_on_one_input_names_it() -> None:
