@@ -29,13 +29,13 @@ def test_the_page_is_current(script: dict[str, Any], record: dict[str, Any]) -> 
     assert page == script["page"](record), "run make mutants ARGS=--page"
 
 
-def test_94_percent_are_killed_and_each_survivor_has_a_reason(record: dict[str, Any]) -> None:
+def test_97_percent_are_killed_and_each_survivor_has_a_reason(record: dict[str, Any]) -> None:
     """An equivalent mutant computes the same, so that no test can find it."""
     total = Counter[str]()
     for row in record["modules"].values():
         total.update(row)
     alive = [one for one in record["survivors"] if not one["reason"].startswith("equivalent")]
-    assert total["killed"] > 0.94 * (total["killed"] + len(alive)) > 0
+    assert total["killed"] > 0.97 * (total["killed"] + len(alive)) > 0
     survivors = Counter(one["module"] for one in record["survivors"])
     assert {m: row["survived"] for m, row in record["modules"].items()} == {
         module: survivors[module] for module in record["modules"]

@@ -104,6 +104,20 @@ def test_what_matches_nothing_is_reported(reference: dict[str, Tensor]) -> None:
     ]
 
 
+def test_a_vector_is_made_of_vectors_alone(reference: dict[str, Tensor]) -> None:
+    """Not of a row or a column of a matrix."""
+    weight = reference["h.3.attn.c_proj.weight"]
+    bias = reference["h.3.attn.c_proj.bias"]
+    candidate = {"row": weight[2], "column": weight[:, 2], "bias": bias}
+    found = match_parameters(candidate, reference)
+    assert [str(match) for match in found] == [
+        "row [21]: no match",
+        "column [21]: no match",
+        "bias = h.3.attn.c_proj.bias",
+    ]
+    assert [(match.padding, match.axis) for match in found] == [(0, 0)] * 3
+
+
 # Activations.
 
 
@@ -225,6 +239,13 @@ def test_above_the_diagonal_a_mask_may_hold_anything(
     assert ("scores" in alignment.found) is expected
 
 
+def test_of_a_causal_target_only_entries_below_the_diagonal_count() -> None:
+    target = Target(name="scores", value=random(2, 5, 5))
+    assert target.counts().all()
+    counts = Target(name="scores", value=target.value, causal=True).counts()
+    assert torch.equal(counts, torch.ones(5, 5).tril().bool().expand(2, 5, 5))
+
+
 X = random(2, 5, 6)
 CHAIN = [
     Target(name="a", value=X.exp()),
@@ -307,6 +328,19 @@ def test_float32_inside_is_accepted_and_named() -> None:
         assert max(place.error for place in alignment.found[name]) < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("by_head", [False, True])
+def test_half_precision_inside_is_accepted_as_well(dtype: torch.dtype, *, by_head: bool) -> None:
+    """It moves a tensor by more than its fingerprint may differ in float32."""
+    parts = list(HEADS.unbind(1)) if by_head else [HEADS]
+    target = Target(name="heads", value=HEADS, heads=1)
+    _, alignment = aligned(lambda: [part.to(dtype).double() for part in parts], [target])
+    assert {place.part for place in alignment.found["heads"]} == (
+        {(1, i) for i in range(3)} if by_head else {None}
+    )
+    assert set(alignment.narrow.values()) == {"heads"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
@@ -343,6 +377,16 @@ def test_a_tensor_may_be_off_by_a_limit_over_its_rms(
     layout, error = find_layout(given, value, **({} if limit is None else {"limit": limit}))
     assert layout == (Layout((0, 2, 1, 3), (2, 3, 5, 4)) if found else None)
     assert math.isclose(error, times * (limit or 1e-9), rel_tol=1e-3) if found else error > 1.0
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_a_value_in_float32_is_measured_in_float64(size: float) -> None:
+    """Its squares do not fit into float32."""
+    value = HEADS.float() * size
+    layout, error = find_layout(value.double() * (1 + 1e-6), value, limit=1e-5)
+    assert layout == Layout((0, 1, 2, 3), (2, 3, 5, 4))
+    assert 1e-6 < error < 1e-5
+    assert find_layout(value.double() * 1.1, value) == (None, math.inf)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -449,6 +493,42 @@ def test_a_wrong_mask_is_named_and_not_what_takes_the_masked_scores() -> None:
         lambda: (scores * 1.0).masked_fill(a_line_off.tril(-9), 0.0).softmax(-1), targets
     )
     assert made == expected
+
+
+def test_a_right_mask_is_not_named_for_what_takes_the_masked_scores() -> None:
+    """Softmax is over the queries, and the mask hides all that is ahead."""
+    scores = random(2, 5, 5, seed=4)
+    hidden = ~torch.ones(5, 5).tril().bool()
+    targets = [
+        Target(name="scores", value=scores, causal=True),
+        Target(
+            name="weights", value=scores.masked_fill(hidden, -1e4).softmax(-1), inputs=["scores"]
+        ),
+    ]
+    made = departed(lambda: (scores * 1.0).masked_fill(hidden, -1e4).softmax(-2), targets)
+    assert made == {"weights": "_softmax"}
+
+
+def test_a_view_that_exchanges_elements_departs() -> None:
+    """Not the operation that takes the view."""
+    turned = X.exp().transpose(1, 2)
+    targets = [
+        Target(name="a", value=X.exp()),
+        Target(name="b", value=turned.tanh(), inputs=["a"]),
+    ]
+    assert departed(lambda: X.exp().transpose(1, 2).tanh(), targets) == {}
+    assert departed(lambda: X.exp().view(2, 6, 5).tanh(), targets) == {"b": "view"}
+
+
+def test_what_is_computed_without_inputs_departs_where_it_begins() -> None:
+    """As a table of positions that is made of numbers alone."""
+    targets = [
+        Target(name="tokens", value=X.exp()),
+        Target(name="positions", value=X.sin()),
+        Target(name="sum", value=X.exp() + X.sin(), inputs=["tokens", "positions"]),
+    ]
+    assert departed(lambda: X.exp() + X.sin(), targets) == {}
+    assert departed(lambda: X.exp() + X.cos().tanh(), targets) == {"positions": "cos"}
 
 
 def test_padding_is_counted_and_a_constant_is_named(reference: dict[str, Tensor]) -> None:

@@ -2,19 +2,29 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import OpenAIGPTLMHeadModel
 
-from parity import layerwise
+from parity import diagnose, layerwise
+from parity.align import Target
 from parity.checkpoints.weights import Provenance, Weights
 from parity.core.candidates import build_candidate
+from parity.core.inputs import Inputs
+from parity.core.lockstep import capture
 from parity.core.results import Mode, Report, Verdict
-from parity.core.runners import build_huggingface
+from parity.core.runners import build_huggingface, oracle_run
+from parity.core.taps import taps
+from parity.diagnose import GPT1Explainer, gpt1_targets
+from parity.faults.forward import FORWARD_FAULTS
+from parity.operations import Call
+from parity.watch import Number, watch
 from scratch_gpt import GPT, GPTConfig
 
 pytestmark = pytest.mark.reference
@@ -123,6 +133,97 @@ def test_a_fault_that_gives_the_same_numbers_in_another_order_is_not_named(check
 
 
 INNER = "        inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))"
+
+
+# The explainer alone.
+
+
+@pytest.fixture
+def values(huggingface: OpenAIGPTLMHeadModel) -> dict[str, Tensor]:
+    """Return the tensors of the reference run."""
+    return capture(oracle_run(huggingface, Inputs(token_ids=IDS)))
+
+
+@pytest.fixture
+def call(small: Weights) -> Call:
+    return Call(
+        parameters={name: torch.tensor(array).double() for name, array in small.tensors.items()},
+        n_layer=CONFIG.n_layer,
+        n_head=CONFIG.n_head,
+        epsilon=1e-5,
+        token_ids=IDS,
+    )
+
+
+@pytest.mark.parametrize("norm", ["h.0.ln_1", "h.1.ln_2"])
+def test_the_steps_of_a_norm_are_targets(
+    norm: str, values: Mapping[str, Tensor], call: Call
+) -> None:
+    found = {one.name: one.value for one in gpt1_targets(taps(2), values, call)}
+    x, gain = values[f"{norm}.input"], call.parameters[f"{norm}.weight"]
+    normalized = functional.layer_norm(x, x.shape[-1:], eps=1e-5)
+    expected = {
+        "centered": x - x.mean(-1, keepdim=True),
+        "variance": x.var(-1, correction=0, keepdim=True),
+        "normalized": normalized,
+        "scaled": normalized * gain,
+    }
+    steps = {name: value for name, value in found.items() if name.startswith(f"{norm} (")}
+    assert list(steps) == [f"{norm} ({step})" for step in expected]
+    for step, value in expected.items():
+        torch.testing.assert_close(steps[f"{norm} ({step})"], value, rtol=1e-12, atol=1e-12)
+
+
+def test_a_fault_is_named_if_one_row_is_made_after_the_other(
+    values: dict[str, Tensor], call: Call
+) -> None:
+    def by_row() -> list[Tensor]:
+        return [functional.gelu(row) for row in values["h.0.mlp.c_fc"]]
+
+    events = watch(nn.Identity(), by_row).events
+    expected = {one.name: one for one in gpt1_targets(taps(2), values, call)}
+    explainer = GPT1Explainer(call, call.parameters, values)
+    explanation = explainer.explain(["h.0.mlp.gelu"], events, expected)
+    assert explanation is not None
+    assert explanation.name == "erf-gelu"
+
+
+UNTIL_FIVE_LACK = [
+    *("h.0.attn.scores", "h.0.attn.weights", "h.0.attn.context (heads)"),
+    *("h.0.attn.context", "h.0.attn", "h.0.ln_1.input"),
+    *(f"h.0.ln_1 ({step})" for step in ("centered", "variance", "normalized", "scaled")),
+    *("h.0.ln_1", "h.0.mlp.c_fc"),
+]
+"""What the missing scale changes, until five taps without heads are among it."""
+
+
+@pytest.mark.parametrize("there", [None, "h.0.attn.scores"])
+def test_a_fault_is_given_up_if_the_candidate_has_none_of_its_first_tensors(
+    there: str | None,
+    values: dict[str, Tensor],
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_for: list[str] = []
+
+    def find(target: Target, **_given: object) -> Number | None:
+        looked_for.append(target.name)
+        return (7, 0) if target.name == there else None
+
+    scale = FORWARD_FAULTS["scale-missing"]
+    monkeypatch.setattr(diagnose, "FORWARD_FAULTS", {scale.name: scale})
+    monkeypatch.setattr(diagnose, "_number_of", find)
+    expected = {one.name: one for one in gpt1_targets(taps(2), values, call)}
+    explainer = GPT1Explainer(call, call.parameters, values)
+    explanation = explainer.explain(["h.0.attn.scores"], [], expected)
+    first, rest = looked_for[: len(UNTIL_FIVE_LACK)], looked_for[len(UNTIL_FIVE_LACK) :]
+    assert first == UNTIL_FIVE_LACK
+    if there is None:
+        assert (explanation, rest) == (None, [])
+    else:
+        assert explanation is not None
+        assert explanation.name == "scale-missing"
+        assert rest[-1] == "h.1.attn.value"
 
 
 @pytest.mark.slow

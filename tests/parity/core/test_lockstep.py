@@ -391,6 +391,29 @@ def test_one_subjects_logits_are_gone_before_those_after_the_next_are_made() -> 
         assert made.index(f"{earlier} loss") < made.index(f"{later} logits")
 
 
+def test_while_logits_are_measured_the_next_subjects_are_made() -> None:
+    begun = threading.Event()
+    waited: list[bool] = []
+
+    def logits(seen: Mapping[str, Tensor]) -> Tensor:
+        begun.set()
+        return OPERATIONS["logits"](seen)
+
+    def look(name: str, tap: str, _tensor: Tensor, _truth: Tensor) -> None:
+        if (name, tap) == ("first/float64", "logits"):
+            waited.append(begun.wait(10))
+
+    second = subject(network(logits=logits), "second/float64")
+    walked(subject(network(), "first/float64"), second, look=look)
+    assert waited == [True]
+
+
+def test_a_plan_may_begin_with_the_logits() -> None:
+    shown = ["logits", "loss"]
+    found = walked(subject(network(shown=shown)), oracle=network(shown=shown), plan=PLAN[3:])
+    assert statuses(found) == dict.fromkeys(shown, "pass")
+
+
 # One run as a stream of taps.
 
 

@@ -86,6 +86,20 @@ def test_of_equal_differences_the_first_is_named() -> None:
     assert measured(reference + 2, reference).worst_index == (0, 0)
 
 
+def test_a_status_is_written_as_its_word() -> None:
+    """Programs read these words in the JSON form."""
+    assert [status.value for status in Status] == [
+        "pass",
+        "fail",
+        "nonfinite",
+        "missing",
+        "extra",
+        "shape",
+        "dtype",
+        "not_run",
+    ]
+
+
 def test_ratios_are_over_the_reference() -> None:
     found = measured(
         torch.tensor([[3.0, 11.0]], dtype=FLOAT64), torch.tensor([[3.0, 4.0]], dtype=FLOAT64)
@@ -321,6 +335,13 @@ def test_all_positions_count_and_all_unpadded_entries_but_scores(
     axes: Axes, mask: Tensor | None
 ) -> None:
     assert visible_entries(axes, mask, TIME) is None
+
+
+def test_entries_that_count_have_as_many_axes_as_the_tensor() -> None:
+    """Else they would be counted along other axes than those they hide."""
+    ones = torch.ones(2, 5, 3, dtype=FLOAT64)
+    with pytest.raises(ValueError, match="shorter"):
+        Reference(ones, torch.ones(5, 1, dtype=torch.bool))
 
 
 def test_one_token_has_one_score() -> None:

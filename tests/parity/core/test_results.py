@@ -2,7 +2,9 @@
 
 import dataclasses
 import html
+import json
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from itertools import permutations
 
 import pytest
@@ -17,6 +19,7 @@ from parity.core.results import (
     Reason,
     Report,
     Row,
+    Section,
     Verdict,
     compared,
     count,
@@ -403,7 +406,7 @@ def test_a_report_is_made_of_its_parts() -> None:
     assert FINISHED.plan == Plan.of({"plain": (2, 1)})
     assert (FINISHED.identity, FINISHED.environment, FINISHED.reasons) == ({}, {}, [])
     assert (FINISHED.liveness, FINISHED.verdict) == ([HEALTHY], Verdict.INCONCLUSIVE)
-    assert FINISHED.version
+    assert FINISHED.version == metadata.version("gpt1-parity")
     assert repr(FINISHED) == "<Report any: inconclusive, 1 of 2 compared>"
     with pytest.raises(ParityFailedError, match=r"^inconclusive: .+\n") as raised:
         FINISHED.raise_for_verdict()
@@ -512,6 +515,16 @@ def test_before_the_first_shown_tap_are_the_token_ids() -> None:
     looked_up = [tap for tap in ALL if tap.name == "embeddings.tokens"]
     first = first_divergence({"plain": looked_up}, [row("embeddings.tokens", Status.FAIL)])
     assert first.suspects == looked_up[0].kind.suspects
+
+
+def test_the_json_form_has_its_version_and_empty_texts() -> None:
+    """A key without a text is an empty string, and not null."""
+    found = finished((1, 1), findings=[Finding(name="a", found="x")], sections=[Section()])
+    document = json.loads(rendered(found, "json"))
+    assert document["schema_version"] == 2
+    assert document["findings"] == [{"name": "a", "found": "x", "fit": None, "why": ""}]
+    (section,) = document["sections"]
+    assert [section[name] for name in ("name", "title", "group", "note")] == [""] * 4
 
 
 def test_in_a_notebook_a_report_is_a_page_in_a_frame() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from parity.core import tolerances
-from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
-from parity.errors import ExitCode, InconclusiveError
+from parity.core.tolerances import PRECISIONS, Bounds, bounds_for, precision_of
+from parity.errors import ExitCode, InconclusiveError, UsageError
 
 NAMES = ["float64", *PRECISIONS]
 
@@ -94,6 +94,17 @@ def test_bounds_are_read_only() -> None:
         Bounds().float64 = 1e9
     with pytest.raises(dataclasses.FrozenInstanceError, match="quality"):
         PRECISIONS["float32"].quality = 1e9
+
+
+def test_a_dtype_whose_rounding_is_not_judged_is_refused() -> None:
+    with pytest.raises(UsageError, match="there is no dtype 'float23'") as refusal:
+        precision_of("float23")
+    assert refusal.value.where == "dtype"
+    known = "use float32, bfloat16, float16, float64"
+    assert refusal.value.fix == f"did you mean float32? {known}"
+    with pytest.raises(UsageError) as refusal:
+        precision_of("complex")
+    assert refusal.value.fix == known
 
 
 def test_degenerate_is_far_from_healthy() -> None:
