@@ -129,11 +129,15 @@ def block_order(trace: Trace, matches: Sequence[Match]) -> list[int]:
 
 
 def wrong_order(
-    order: Sequence[int], n_layer: int, mistakes: Sequence[Mistake]
+    order: Sequence[int], n_layer: int, batch: int, mistakes: Sequence[Mistake]
 ) -> WrongOperation | None:
-    """Return what is wrong if a run does not use the blocks one after the other."""
+    """Return what is wrong if a run does not use the blocks one after the other.
+
+    A model may compute one row of the batch after the other, in all blocks or within each.
+    """
     right = list(range(n_layer))
-    if not order or list(order) == right:
+    by_rows = right * batch, sorted(right * batch)
+    if not order or list(order) in (right, *by_rows):
         return None
     kinds = {
         "blocks-reversed": right[::-1],
@@ -223,6 +227,7 @@ class Watching:
     matches: list[Match] = dataclasses.field(default_factory=list)
     way: str = ""
     n_layer: int = 0
+    batch: int = 1
     notes: Sequence[str] = ()
 
     def prepare(self, run: Comparison, model: nn.Module) -> WatchedModel:
@@ -233,6 +238,7 @@ class Watching:
         """
         config = run.reference.config
         self.n_layer = config.n_layer
+        self.batch = len(run.inputs.token_ids)
         self.notes = candidates.loading_notes(model)
         few = inputs.seeded(batch=2, time=5, vocab_size=config.vocab_size, seed=0).token_ids
         given = Inputs(token_ids=run.inputs.token_ids, positions=run.inputs.positions)
@@ -316,7 +322,7 @@ class Watching:
         if report.verdict is Verdict.FAIL:
             order = block_order(self.judgement.trace, self.matches)
             mistakes = self.judgement.mistakes
-            structural = wrong_order(order, self.n_layer, mistakes)
+            structural = wrong_order(order, self.n_layer, self.batch, mistakes)
             wrong = [structural] if structural else list(wrong_operations(mistakes, self.matches))
         return dataclasses.replace(
             report,

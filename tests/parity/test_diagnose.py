@@ -110,6 +110,28 @@ def test_a_fault_of_each_family_is_named(fault: str, check: Check) -> None:
     assert f"{STYLE}.py:" in report.wrong[0].place
 
 
+LAYERS = "        for layer in self.layers:\n            h = layer(h)\n"
+BY_ROWS = {
+    "in each block": "        for layer in self.layers:\n"
+    "            h = torch.cat([layer(row[None]) for row in h])\n",
+    "in all blocks": "        rows = [row[None] for row in h]\n"
+    "        for n, row in enumerate(rows):\n"
+    "            for layer in self.layers:\n"
+    "                row = rows[n] = layer(row)\n"
+    "        h = torch.cat(rows)\n",
+}
+
+
+@pytest.mark.parametrize("form", BY_ROWS)
+def test_rows_computed_one_by_one_are_no_wrong_order_of_blocks(form: str, check: Check) -> None:
+    loop = (LAYERS, BY_ROWS[form])
+    assert check(loop).verdict is Verdict.PASS
+    edit = EDITS["erf-gelu"]
+    (wrong, *_) = check(loop, (edit.old, edit.new)).wrong
+    assert wrong.fault == "erf-gelu"
+    assert wrong.tap.startswith("h.0.mlp.gelu")
+
+
 def test_a_fault_of_one_norm_alone_is_named(check: Check) -> None:
     old = "self.ln_ffn = nn.LayerNorm(d_model, eps=eps)"
     (wrong,) = check((old, old.replace("eps=eps", "eps=1e-3"))).wrong
