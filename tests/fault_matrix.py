@@ -463,8 +463,11 @@ Forward and backward faults are injected into a model of one block: the block in
 own clean input, or the first with the real tables for faults of the embeddings and the head. So
 `--weights surrogate` costs one block of full size for each fault, and not twelve. A fault of a
 property runs that property's cases alone, one of the trainer the run in which it shows, and one of
-a tokenizer ends at the first difference. Many faults are shared among the cores. `--faults` selects
-by name, kind or family.
+a tokenizer ends at the first difference. A fault of the trainer or of generation runs in a model of
+the first block and few tokens, whose logits are scaled down until draws decide the texts. Many
+faults are shared among the cores. `--faults` selects by name, kind or family.
+
+On 2 cores `--weights tiny` takes [tiny time], and `--weights surrogate` [full time].
 
 ## Results
 

@@ -82,6 +82,8 @@ SIZES = [
     "tiny",
     pytest.param("surrogate", marks=[pytest.mark.slow, pytest.mark.timeout(LONG)]),
 ]
+_RELEASE = [*SIZES[1].marks, pytest.mark.release]
+SIZES_OF_SHAPES = ["tiny", pytest.param("surrogate", marks=_RELEASE)]
 WHOLE = {"tiny": {"batch": 2, "time": 37}, "surrogate": {"batch": 1, "time": 512}}
 """Inputs of the report on each size; that of the surrogate is what the command line uses."""
 ON_TINY = pytest.mark.parametrize("size", ["tiny"], indirect=True)
@@ -158,6 +160,7 @@ def test_plan_is_complete(report: Report, rows: Rows) -> None:
     assert set(rows) == set(CASES)
 
 
+@pytest.mark.parametrize("size", SIZES_OF_SHAPES, indirect=True)
 @pytest.mark.parametrize("time", [1, 2, 37], ids="time={}".format)
 @pytest.mark.parametrize("batch", [1, 4], ids="batch={}".format)
 def test_every_shape_passes(run: Check, batch: int, time: int) -> None:

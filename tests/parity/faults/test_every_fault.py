@@ -82,7 +82,8 @@ QUICK = {
 }
 """Faults of the forward pass, of training and of generation, some of each kind.
 
-The others are slow tests; `test_forward_faults.py` has a fast one for each forward fault.
+The others run before a release; `test_forward_faults.py` has a fast one for each forward fault, and
+`selftest --weights tiny`, which .ci/run calls, runs every fault.
 """
 
 
@@ -103,8 +104,9 @@ def is_slow(name: str, variant: str) -> bool:
     return name in FORWARD_FAULTS | TRAINING_FAULTS | GENERATION_FAULTS and name not in QUICK
 
 
+RELEASE = [pytest.mark.slow, pytest.mark.release]
 CASES = [
-    pytest.param(name, variant, marks=[pytest.mark.slow] if is_slow(name, variant) else [])
+    pytest.param(name, variant, marks=RELEASE if is_slow(name, variant) else [])
     for name in FAULTS
     for variant in variants(name)
 ]
@@ -326,6 +328,7 @@ def test_per_op_only_the_wrong_operation_fails(
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("backend", ["plain", "tiled"])
 @pytest.mark.parametrize("name", BACKWARD_FAULTS)
 def test_nothing_forward_shows_a_backward_fault(
@@ -356,6 +359,7 @@ def full_size() -> FullSize:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("name", [None, *(name for name in FORWARD_FAULTS if name in QUICK)])
 def test_a_full_size_forward_fault_is_found(name: str | None, full_size: FullSize) -> None:
@@ -371,6 +375,7 @@ def test_a_full_size_forward_fault_is_found(name: str | None, full_size: FullSiz
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(LONG)
 @pytest.mark.parametrize("name", ["erf-derivative", "delta-missing", "norm-without-mean"])
 def test_a_full_size_fault_of_a_derivative_is_found(name: str, full_size: FullSize) -> None:
