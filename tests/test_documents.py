@@ -155,6 +155,7 @@ def test_options_exist(document: str) -> None:
     assert mentioned <= OTHER_TOOLS.union(*map(options, COMMANDS))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("document", BY_TIME)
 def test_blocks_run(document: str, prepared: Path, tmp_path: Path) -> None:
     """In order, in one folder; a Python block that starts with a file name becomes that file."""

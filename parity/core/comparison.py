@@ -565,7 +565,7 @@ def by_backend(candidate: nn.Module | Mapping[str, nn.Module]) -> dict[str, nn.M
 def _differ(one: Row, other: Row) -> bool:
     """Return whether two float64 runs made different errors on inputs that were right in both."""
     errors = [row.error_ours or 0.0 for row in (one, other)]
-    return min(errors) > 1e-7 and abs(errors[0] - errors[1]) > 1e-3 * max(errors)  # noqa: PLR2004
+    return min(errors) > 1e-7 and abs(errors[0] - errors[1]) > 1e-6 * max(errors)  # noqa: PLR2004
 
 
 _KEPT = 20

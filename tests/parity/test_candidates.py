@@ -152,6 +152,7 @@ def test_positions_and_masks_need_an_argument(
 Command = Callable[..., Any]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["prints", "leaves", "raises"])
 def test_the_command_guards_its_output_and_its_end(kind: str, command: Command) -> None:
     options = ("--weights", "tiny", "--seq-len", "9", "--candidate", str(SOURCE))

@@ -206,6 +206,7 @@ def test_a_full_disk_is_an_environments_error(tmp_path: Path, command: Command) 
     assert [path.name for path in tmp_path.iterdir() if path.name != "new"] == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=str)
 def test_an_interrupted_conversion_leaves_the_old_folder(
     number: signal.Signals, tmp_path: Path

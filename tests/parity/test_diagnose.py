@@ -27,7 +27,7 @@ from parity.operations import Call
 from parity.watch import Number, watch
 from scratch_gpt import GPT, GPTConfig
 
-pytestmark = pytest.mark.reference
+pytestmark = [pytest.mark.reference, pytest.mark.fault]
 
 STYLES = Path(__file__).parent / "styles"
 

@@ -21,7 +21,7 @@ from scratch_gpt.tokenizer.pretokenizers import UNKNOWN
 S = TypeVar("S", bound=Sequence[object])
 
 
-_MOST_TRIED = 3_000_000
+_MOST_TRIED = 1_000_000
 """Characters of all the inputs that are tried in order to shorten one."""
 
 

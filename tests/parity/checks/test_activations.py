@@ -248,6 +248,7 @@ def test_a_wrong_array_is_named(case: str, judged: Callable[..., Any], right: Ar
 FAULTS = ("erf-gelu", "query-key-swapped", "no-mlp-residual", "untied-head")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("fault", "dtype"),
     # An epsilon is smaller than float32's rounding here.

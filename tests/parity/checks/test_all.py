@@ -298,6 +298,7 @@ def everything(_case: Case) -> bool:
     return True
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("call", "kept", "named"),
     [
@@ -505,6 +506,7 @@ def test_a_forward_fault_stops_at_layerwise(
     assert result.stdout.index("first divergence: h.2") < result.stdout.index("\ncheck ")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("fault", "verb", "more"),
     [

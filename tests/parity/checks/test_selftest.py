@@ -41,6 +41,8 @@ from parity.faults.registry import Fault, faults_of
 from parity.known_faults import known_faults
 from scratch_gpt.errors import MissingExtraError
 
+pytestmark = pytest.mark.fault
+
 FEW = ("erf-gelu", "mask-missing", "positions-from-one", "padding-ignored", "tile-last-empty")
 
 

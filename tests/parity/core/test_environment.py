@@ -315,6 +315,7 @@ class Slow(nn.Module):
         return self.model(token_ids, tap=tap)
 
 
+@pytest.mark.once
 def test_two_checks_at_once_do_not_disturb_each_other(
     ours: GPT, theirs: OpenAIGPTLMHeadModel, token_ids: Tensor
 ) -> None:

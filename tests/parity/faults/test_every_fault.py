@@ -123,6 +123,7 @@ def test_an_entry_is_complete(name: str) -> None:
         assert places >= {FAULTS[name].first_seen(3, backend) for backend in EAGER}
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("name", "variant"), CASES)
 def test_a_fault_is_found_where_it_is_expected(
     name: str, variant: str, request: pytest.FixtureRequest

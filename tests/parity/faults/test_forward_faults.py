@@ -71,6 +71,7 @@ def wrong_taps(name: str, right_models: dict[str, GPT]) -> Taps:
     return run(inject(right_models[given], name, BLOCK), given)
 
 
+@pytest.mark.fault
 def test_a_fault_changes_its_tap_first(
     name: str, right_taps: dict[str, Taps], wrong_taps: Taps
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_fault_is_its_operations(
         trace.seen[tap] = expected
 
 
+@pytest.mark.fault
 def test_no_two_faults_are_equal(right_models: dict[str, GPT]) -> None:
     """A cause has one name: the faults differ in the block, or outside the blocks."""
     signatures: dict[tuple[str, str], Tensor] = {}

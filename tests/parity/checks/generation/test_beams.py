@@ -99,6 +99,7 @@ def test_rounding_decides_no_tie(scale: float, monkeypatch: pytest.MonkeyPatch) 
     assert [row.detail for row in rows] == [""] * 12
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "name", [name for name, fault in GENERATION_FAULTS.items() if fault.at in SEARCH_ROWS]
 )

@@ -165,6 +165,7 @@ WRONG = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("style", "edits", "wrong", "status", "unreached"), WRONG.values(), ids=WRONG
 )
@@ -287,6 +288,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("style", "edits", "what"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_compared_is_inconclusive(
     style: str,

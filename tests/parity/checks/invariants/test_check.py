@@ -75,6 +75,7 @@ def test_short_texts_have_the_properties_that_show(longest: int, model: GPT) -> 
     assert (report.verdict, failing(report)) == (Verdict.PASS, [])
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("name", INVARIANT_FAULTS)
 def test_a_fault_violates_its_property_and_is_placed(name: str, model: GPT) -> None:
     fault = INVARIANT_FAULTS[name]

@@ -118,6 +118,7 @@ FAULTS: dict[str, tuple[Callable[[Tokenizer], Tokenizer], set[str]]] = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("case", FAULTS)
 def test_a_fault_is_found_with_its_shortest_text(
     case: str,

@@ -182,6 +182,7 @@ def test_the_right_tokenizer_passes(small: list[str], check: Check, tmp_path: Pa
     assert result.stdout.splitlines()[-1].startswith("PASS")
 
 
+@pytest.mark.fault
 def test_a_fault_fails_and_is_named(small: list[str], check: Check) -> None:
     result = check(*small, "--inject-fault", "accents-kept")
     assert result.exit_code == 1
@@ -269,6 +270,7 @@ def failing(*_given: Any, **_how: Any) -> Any:  # noqa: ANN401
     raise ZeroDivisionError("division by zero")
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("method", "tap"),
     [

@@ -42,6 +42,7 @@ def snapshot(cache: Path, commit: str) -> Path:
     return home / "snapshots" / commit
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("weights", ["tiny", "surrogate", "auto"])
 def test_a_vocabulary_is_learned_where_there_is_none(weights: str, short: Check) -> None:
