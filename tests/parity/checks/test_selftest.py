@@ -305,6 +305,7 @@ def test_threads_are_given_back(threads: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind", ["backward", "training", "generation", "tokenizer", "invariants"])
 def test_every_fault_of_a_kind(kind: str) -> None:
     """The forward ones are tests of their own."""
