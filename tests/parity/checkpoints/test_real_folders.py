@@ -462,6 +462,7 @@ def test_changed_folders_load_as_transformers_loads_them(
     check_against_transformers(tmp_path_factory.mktemp("folder"), case)
 
 
+@pytest.mark.release
 @needs_torch_files
 @of_transformers_5
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def shows(edit: edits.Edit) -> bool:
     return edit.fault != "string-order"
 
 
-@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.release)])
+@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.release)])
 @pytest.mark.parametrize("style", edits.STYLES)
 def test_every_edit_is_placed_and_named(style: str, step: int, check: Check) -> None:
     """One edit in `step`. The table of a style is in the output (`pytest -rP`)."""

@@ -25,6 +25,7 @@ CALLS = {"os.fsync": (0, 3, 9, 20), "pathlib.Path.rename": (0, 1, 2), "shutil.rm
 """Functions that write, and the numbers of calls before a kill."""
 
 
+@pytest.mark.release
 @pytest.mark.timeout(1_200)
 def test_a_run_killed_fifty_times_is_bitwise_the_same(
     arguments: Callable, runs: Callable, assert_same_run: Callable, tmp_path: Path

@@ -138,6 +138,7 @@ SHARED = [
 """Faults of rules, of the choice and of searches, which a reference might have in common."""
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     "name",
     [

@@ -88,6 +88,7 @@ def test_a_fault_violates_its_property_and_is_placed(name: str, model: GPT) -> N
     assert fault.violates in PROPERTIES
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", EAGER)
 def test_its_property_is_the_first_that_is_violated(backend: str, model: GPT) -> None:
