@@ -646,7 +646,7 @@ def training(options: TrainingOptions, progress: Progress, *, blocks: int | None
         left_out = own | dict(left_out)
         wanted = [name for name in wanted if name not in own]
     weights = _load(options, progress)
-    if blocks is not None:
+    if is_cut := blocks is not None and blocks < int(weights.config["n_layer"]):
         weights = Parts(weights).cut(range(blocks))
     longest, time = int(weights.config["n_positions"]), options.seq_len
     if time == TrainingOptions.seq_len:  # the same number given looks alike
@@ -682,7 +682,7 @@ def training(options: TrainingOptions, progress: Progress, *, blocks: int | None
         }
     reference = build_huggingface(weights)
     recorded = recorded_options(options) | ({"not_run": dict(left_out)} if left_out else {})
-    recorded |= {} if blocks is None else {"blocks": f"the first {blocks}"}
+    recorded |= {"blocks": f"the first {blocks}"} if is_cut else {}
     identity = report_identity(weights.identity, weights.config)
     del weights  # both sides have copies; the source's half gigabyte is not needed any more
     with faults_of_training.injected(fault.name if fault else None):

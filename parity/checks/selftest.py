@@ -142,7 +142,8 @@ class Parts:
             "n_layer": len(blocks),
             "vocab_size": len(tensors["tokens_embed.weight"]),
         }
-        return dataclasses.replace(self.weights, config=config, tensors=tensors)
+        # The folder has the whole model, which would be loaded instead.
+        return dataclasses.replace(self.weights, config=config, tensors=tensors, folder=None)
 
 
 def with_epsilon(weights: Weights) -> Weights:

@@ -399,22 +399,26 @@ def test_positions_are_reported(ours: GPT, theirs: OpenAIGPTLMHeadModel, token_i
     assert expected == {name: report.inputs[name] for name in expected}
 
 
-def test_the_first_blocks_alone_are_trained() -> None:
+@pytest.mark.parametrize(("blocks", "reported"), [(2, "the first 2"), (99, None)])
+def test_the_first_blocks_alone_are_trained(
+    blocks: int, reported: str | None, ours: GPT, tmp_path: Path
+) -> None:
     """The report says so; `all` trains a model of full size in this way."""
+    ours.save_pretrained(tmp_path / "model")
     options = TrainingOptions(
-        weights="tiny",
+        weights=str(tmp_path / "model"),
         backend="plain",
         dtype="float64",
         steps=2,
         seq_len=5,
         taps="adamw.2.weight.*",
     )
-    report = verbs.training(options, no_progress, blocks=2)
+    report = verbs.training(options, no_progress, blocks=blocks)
     assert report.exit_code == 0
-    assert report.inputs["blocks"] == "the first 2"
+    assert report.inputs.get("blocks") == reported
     names = {row.tap for row in report.results}
     assert any("h.1." in name for name in names)
-    assert not any("h.2." in name for name in names)
+    assert any("h.2." in name for name in names) is (reported is None)
 
 
 def test_every_batch_of_training_is_reported(check: Check, strictly: Strictly) -> None:

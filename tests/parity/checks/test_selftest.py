@@ -39,6 +39,7 @@ from parity.errors import ExitCode, UsageError
 from parity.faults.forward import FORWARD_FAULTS, INPUTS
 from parity.faults.registry import Fault, faults_of
 from parity.known_faults import known_faults
+from scratch_gpt import GPT
 from scratch_gpt.errors import MissingExtraError
 
 pytestmark = pytest.mark.fault
@@ -297,6 +298,14 @@ def threads() -> Iterator[int]:
     torch.set_num_threads(2)
     yield 2
     torch.set_num_threads(before)
+
+
+def test_the_weights_may_be_a_folder(ours: GPT, tmp_path: Path) -> None:
+    """Parts of them are tested, and the folder has the whole model."""
+    ours.save_pretrained(tmp_path / "model")
+    asked = options.SelftestOptions(weights=str(tmp_path / "model"), faults="relu")
+    report = verbs.selftest(asked, no_progress)
+    assert report.exit_code == ExitCode.PASS, str(report)
 
 
 def test_threads_are_given_back(threads: int) -> None:
