@@ -952,7 +952,8 @@ def _verbs_of_all(
     if plan_of_all.is_large(source.config):
         steps = {"steps": 2, "dtype": "float64", "backend": "fused"}
         texts = {"num_prompts": 2, "max_new_tokens": 8}
-        pairs = {"backend": "fused"}
+        if kind is not InvariantFault:  # not every backend can have every fault
+            pairs = {"backend": "fused"}
         if options.candidate is None:  # gradients and moments of twelve blocks take 10 GB
             steps_of = partial(training, blocks=3)
     if fault and kind is TokenizerFault:
