@@ -80,10 +80,24 @@ def run(
             return int(coded.exit_code)
         return int(report.exit_code)
     except KeyboardInterrupt:
-        print_error("interrupted", name, "there is no verdict; run it again")
-        return int(ExitCode.INTERRUPTED)
+        return _interrupted(options, name, reported=report is not None)
     except BrokenPipeError:
         return int(ExitCode.CLOSED_PIPE)
+
+
+class _InterruptedError(ParityError):
+    """Ctrl-C was pressed."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+def _interrupted(options: ReportOptions, name: str, *, reported: bool) -> int:
+    """Report that Ctrl-C was pressed; return the exit code."""
+    error = _InterruptedError("interrupted", where=name, fix="there is no verdict; run it again")
+    print_error(error.what, error.where, error.fix)
+    if not reported:
+        _deliver_error(error, options, name)
+    return int(error.exit_code)
 
 
 def _report(options: Asked, load: "Callable[[], Callable[[Asked, Progress], Report]]") -> "Report":

@@ -25,7 +25,7 @@ from parity.checks import doctor as doctor_check
 from parity.checks import weights as weights_check
 from parity.checks.activations import Recorder, read_activations
 from parity.checks.activations import activations as stored_activations
-from parity.checks.compare import compare, has_weights, load_reference
+from parity.checks.compare import compare, load_reference, source_of
 from parity.checks.drift.check import drift as drift_check
 from parity.checks.drift.reading import gather_reports
 from parity.checks.generation import faults as faults_of_generation
@@ -389,8 +389,7 @@ def _compared(options: LayerwiseOptions, path: Path) -> Report:
         )
     state = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
     candidate = build_as_given(options.candidate, reference.config, state)
-    source = f"those in {path}" if has_weights(path) else "drawn from a fixed seed"
-    identity = report_identity({"source": source}, config)
+    identity = report_identity(source_of(path), config)
     report = compare(candidate, reference, chosen.token_ids, call=options.call, identity=identity)
     recorded = {**recorded_options(options), "reference": str(path)}
     return dataclasses.replace(report, inputs={**report.inputs, **recorded})

@@ -467,7 +467,8 @@ a tokenizer ends at the first difference. A fault of the trainer or of generatio
 the first block and few tokens, whose logits are scaled down until draws decide the texts. Many
 faults are shared among the cores. `--faults` selects by name, kind or family.
 
-On 2 cores `--weights tiny` takes 108 s and 0.8 GiB, `--weights surrogate` 622 s and 5.8 GiB; both pass.
+On 2 cores `--weights tiny` takes 108 s and 0.8 GiB, `--weights surrogate` 622 s and 5.8 GiB; both
+pass.
 
 ## Results
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +20,11 @@ from parity.core.environment import environment, pinned_settings
 from parity.core.inputs import Inputs
 from parity.core.metrics import Status
 from parity.core.results import FirstDivergence, Mode, Plan, Report, Row, finish
-from parity.errors import InconclusiveError, InputRejectedError, UsageError, message_of
+from parity.errors import InconclusiveError, InputRejectedError, ParityError, UsageError, message_of
 from parity.watch import Event, Number, Trace, replay, watch
 from parity.watch.calling import find_way, logits_in
 from parity.watched import Judgement, in_dtype, judge, tap_of
-from reference.compat import dtype_keyword
+from reference.compat import describe, dtype_keyword, unpickles_safely
 from reference.huggingface import quiet
 from scratch_gpt.checkpoint.strict_io import require_memory
 
@@ -131,13 +132,30 @@ def load_reference(path: Path) -> PreTrainedModel:
         fix="use a smaller config of the same architecture",
     )
     with _rejecting(where, fix):
-        model: PreTrainedModel = _filled(path, config).eval()
+        model: PreTrainedModel = _filled(path, config, where).eval()
         return model
 
 
-def has_weights(path: Path) -> bool:
-    """Return whether a folder has weights beside its config."""
-    return path.is_dir() and any(one.suffix in (".safetensors", ".bin") for one in path.iterdir())
+def weight_files(path: Path) -> list[Path]:
+    """Return the files of weights in a folder."""
+    files = path.iterdir() if path.is_dir() else ()
+    return sorted(one for one in files if one.suffix in (".safetensors", ".bin"))
+
+
+def source_of(path: Path) -> dict[str, str]:
+    """Return where the weights of a reference are from, and the digest of their files."""
+    files = weight_files(path)
+    if not files:
+        return {"source": "drawn from a fixed seed"}
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        whole.update(f"{digest}  {file.name}\n".encode())
+    return {
+        "source": f"those in {path}",
+        "sha256": digest if len(files) == 1 else whole.hexdigest(),
+    }
 
 
 @contextlib.contextmanager
@@ -146,6 +164,8 @@ def _rejecting(where: str, fix: str) -> Iterator[None]:
     try:
         with quiet():
             yield
+    except ParityError:
+        raise
     except Exception as error:
         raise InputRejectedError(
             f"transformers makes no model of it: {type(error).__name__}: {message_of(error)}",
@@ -154,14 +174,31 @@ def _rejecting(where: str, fix: str) -> Iterator[None]:
         ) from error
 
 
-def _filled(path: Path, config: Any) -> Any:  # noqa: ANN401 - transformers types neither
-    """Return the model with the weights of its folder, or with drawn ones."""
+def _filled(path: Path, config: Any, where: str) -> Any:  # noqa: ANN401 - as transformers
+    """Return the model with the weights of its folder, or with drawn ones.
+
+    Raises:
+        InputRejectedError: A parameter is in no file, or reading the files could run code.
+    """
     # Eager attention has scores and weights; the fused one also scales query and key apart.
     options = {**dtype_keyword(torch.float32), "attn_implementation": "eager"}
-    if has_weights(path):
-        return AutoModelForCausalLM.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False, **options
-        )
+    if files := weight_files(path):
+        if not unpickles_safely() and all(one.suffix == ".bin" for one in files):
+            raise InputRejectedError(
+                f"files of torch.save are not read with torch {describe('torch')}",
+                where=where,
+                fix="use safetensors, or convert the files with torch 2.10 or newer",
+            )
+        options |= {"local_files_only": True, "output_loading_info": True}
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **options)
+        model, info = loaded
+        if missing := sorted(info["missing_keys"]):
+            raise InputRejectedError(
+                f"{len(missing)} parameters are in no file: {', '.join(missing[:3])}",
+                where=where,
+                fix="save the whole model, or remove the files: weights are drawn then",
+            )
+        return model
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)

@@ -95,7 +95,8 @@ def _heading(report: Report) -> Section:
     weights = report.identity.get("weights", {})
     lines = [("weights", str(weights.get("source", "unknown")))]
     if "sha256" in weights:
-        lines.append(("", f"{weights['revision']}, sha256 {weights['sha256'][:16]}…"))
+        parts = [weights.get("revision", ""), f"sha256 {weights['sha256'][:16]}…"]
+        lines.append(("", ", ".join(filter(None, parts))))
     for file in weights.get("files", ()):
         status = file["standing"]
         status = {"known": "as published", "unknown": "unknown provenance"}.get(status, status)

@@ -110,6 +110,19 @@ def test_an_interrupt_is_no_verdict(check: Check, stand_in: Stand) -> None:
     assert (result.exit_code, result.stdout, "interrupted" in result.stderr) == (130, "", True)
 
 
+def test_an_interrupt_replaces_an_older_report(
+    check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
+) -> None:
+    data, text = tmp_path / "r.json", tmp_path / "r.txt"
+    data.write_text('{"schema_version": 1, "check": "weights"}', encoding="utf-8")
+    text.write_text("weights  tiny\n\nPASS  33 of 33 taps\n", encoding="utf-8")
+    stand_in(KeyboardInterrupt())
+    error = check("weights", "--output", str(data), "--output", str(text)).stderr
+    found = strictly(data.read_text(encoding="utf-8"))
+    assert (found["verdict"], found["exit_code"], found["results"]) == ("error", 130, [])
+    assert text.read_text(encoding="utf-8") == error
+
+
 def test_control_characters_do_not_reach_the_terminal(check: Check, stand_in: Stand) -> None:
     """Colors, bells, line breaks and reversed writing."""
     evil = "\x1b[31mred\x1b]0;title\x07 \u202eback\r\n\x9bnext"

@@ -175,7 +175,8 @@ class TestAuto:
     ) -> None:
         publish(fake_hub.folder)
         fake_hub.cached, fake_hub.answers = cached, answers
-        assert load_weights("auto").provenance.source.startswith("openai-gpt, from the hub")
+        where = "the hub's cache" if cached else "the hub"
+        assert f"openai-gpt, from {where}, commit" in load_weights("auto").provenance.source
 
     def test_neither_cached_nor_reachable_it_is_the_surrogate(self, fake_hub: FakeHub) -> None:
         fake_hub.answers = False

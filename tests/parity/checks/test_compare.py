@@ -1,5 +1,6 @@
 """Any causal language model is compared with any other: a GPT-2 by hand with Hugging Face's."""
 
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -9,15 +10,17 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from parity import compare
-from parity.checks.compare import load_reference, reference_targets
+from parity.checks import compare as compare_module
+from parity.checks.compare import load_reference, reference_targets, source_of
 from parity.core.candidates import build_as_given
 from parity.core.inputs import Inputs
 from parity.core.results import Report
-from parity.errors import InconclusiveError
+from parity.errors import InconclusiveError, InputRejectedError
 from parity.report.text import render
 
 pytestmark = pytest.mark.reference
@@ -293,6 +296,52 @@ def test_weights_in_the_folder_are_used(
     result = check(*LAYERWISE, "--candidate", written(), "--reference", str(saved))
     assert result.exit_code == 0
     assert f"those in {saved}" in "".join(result.stdout.splitlines())
+    whole = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
+    assert source_of(saved) == {"source": f"those in {saved}", "sha256": whole}
+
+
+def test_the_digest_is_of_every_file_of_weights(tmp_path: Path) -> None:
+    for name, content in (("b.safetensors", b"1"), ("a.safetensors", b"2"), ("config.json", b"3")):
+        (tmp_path / name).write_bytes(content)
+    both = source_of(tmp_path)["sha256"]
+    (tmp_path / "config.json").write_bytes(b"4")
+    assert source_of(tmp_path)["sha256"] == both
+    (tmp_path / "a.safetensors").write_bytes(b"1")
+    assert source_of(tmp_path)["sha256"] != both
+
+
+def test_a_parameter_that_no_file_has_is_not_drawn(folder: Path, tmp_path: Path) -> None:
+    """Every run would compare with other numbers."""
+    saved = tmp_path / "saved"
+    model = GPT2LMHeadModel(GPT2Config.from_pretrained(folder))
+    model.save_pretrained(saved)
+    tensors = load_file(saved / "model.safetensors")
+    del tensors["transformer.h.1.mlp.c_fc.bias"]
+    save_file(tensors, saved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputRejectedError, match=r"1 parameters .*: transformer\.h\.1\.mlp\.c_fc"):
+        load_reference(saved)
+
+
+def test_no_foreign_pickle_is_read_by_an_older_torch(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could run code: the file here would leave a mark."""
+    mark = tmp_path / "mark"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return mark.touch, ()
+
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    (saved / "config.json").write_bytes((folder / "config.json").read_bytes())
+    torch.save({"transformer.wte.weight": Evil()}, saved / "pytorch_model.bin")
+    with pytest.raises(InputRejectedError):
+        load_reference(saved)
+    monkeypatch.setattr(compare_module, "unpickles_safely", lambda: False)
+    with pytest.raises(InputRejectedError, match=r"files of torch\.save are not read with torch"):
+        load_reference(saved)
+    assert not mark.exists()
 
 
 def test_drawn_weights_show_every_parameter(folder: Path) -> None:

@@ -339,3 +339,25 @@ def test_two_checks_at_once_do_not_disturb_each_other(
         assert settings == [setting.read() for setting in SETTINGS]
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_the_commit_is_that_of_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([*git, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    file = tmp_path / "parity" / "core" / "environment.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("1", encoding="utf-8")
+    monkeypatch.setattr(module, "__file__", str(file))
+    assert module.commit.__wrapped__() == ""
+    run("init", "-q")
+    run("add", ".")
+    run("commit", "-q", "-m", "one")
+    assert module.commit.__wrapped__() == run("rev-parse", "HEAD")
+    file.write_text("2", encoding="utf-8")
+    assert module.commit.__wrapped__() == f"{run('rev-parse', 'HEAD')}-dirty"

@@ -273,6 +273,14 @@ def test_an_annotation_has_file_and_line(
     assert rendered(reports["pass"], "github").startswith("::notice title=parity layerwise::PASS")
 
 
+def test_an_annotation_cannot_be_ended_by_a_name(reports: dict[str, Report]) -> None:
+    """GitHub ends a field at a comma, the fields at a colon, and reads codes after a percent."""
+    other = dataclasses.replace(WRONG, file="a,line=9:b::c%0A.py", fix="100 % ::warning::x")
+    made = rendered(dataclasses.replace(reports["fault"], wrong=[other]), "github").splitlines()[0]
+    assert made.startswith("::error file=a%2Cline=9%3Ab%3A%3Ac%250A.py,line=57,title=")
+    assert made.endswith("%0Afix: 100 %25 ::warning::x")
+
+
 def test_the_summary_is_appended(
     check: Check, stand_in: Stand, report: Report, tmp_path: Path
 ) -> None:
