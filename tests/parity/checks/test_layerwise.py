@@ -192,6 +192,18 @@ def test_unequal_rows_pass(run: Check, ids: list[list[int]]) -> None:
     assert_passes(run(given=inputs.from_rows(ids)))
 
 
+def test_a_row_of_padding_alone_passes(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
+    """Its tokens see themselves, so that no softmax is NaN; a fault of other rows is found."""
+    mask = torch.ones(3, 7, dtype=torch.bool)
+    mask[1] = False
+    given = {"attention_mask": mask, "modes": [Mode.FLOAT64]}
+    assert layerwise(ours, theirs, ids_of(3, 7), **given).exit_code == 0
+    faulty = inject(ours, "erf-gelu", 2)
+    report = layerwise(faulty, theirs, ids_of(3, 7), **given)
+    assert report.first_divergence is not None
+    assert report.first_divergence.tap == "h.2.mlp.gelu"
+
+
 def test_left_padding_and_positions_pass(run: Check, size: str) -> None:
     vocab_size = {"tiny": 211, "surrogate": 40_478}[size]
     drawn = inputs.seeded(batch=2, time=40, vocab_size=vocab_size, seed=3)
