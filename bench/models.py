@@ -20,6 +20,7 @@ from transformers import OpenAIGPTLMHeadModel
 from bench.results import Series
 from bench.shapes import Shape
 from bench.targets import Task
+from bench.textbook import Textbook
 from bench.timing import RATE_MARGIN, matrix_rate
 from bench.verify import Noise, error_of
 from parity.checkpoints.load import load_weights
@@ -31,7 +32,7 @@ from scratch_gpt.loss import next_token_loss
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 
-Model = GPT | OpenAIGPTLMHeadModel
+Model = GPT | OpenAIGPTLMHeadModel | Textbook
 Forward = Callable[[], Tensor]
 References = Mapping[str, Reference]
 
@@ -61,6 +62,18 @@ class Models:
         same = dtype is torch.float32
         return self.theirs if same else copy.deepcopy(self.theirs).to(dtype)  # type: ignore[arg-type]
 
+    def peer(self, name: str, dtype: torch.dtype = torch.float32) -> Model:
+        """Return `huggingface` or `textbook`; compiled if the name is `torch.compile(...)`."""
+        inner = name.removeprefix("torch.compile(").removesuffix(")")
+        model: Model = self.huggingface(dtype)
+        if inner == "textbook":
+            model = Textbook(self.ours).eval().to(dtype)
+        if inner != name:
+            # A copy without memory of its own: compile() changes the module itself.
+            model = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+            model.compile(dynamic=False)
+        return model
+
     def cached(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:  # noqa: ANN401 - any result of make
         """Return `make()`, cached by key.
 
@@ -74,7 +87,7 @@ class Models:
 
 def logits_of(model: Model, ids: Tensor) -> Tensor:
     """Return a model's logits `[batch time vocab]`."""
-    if isinstance(model, GPT):
+    if isinstance(model, GPT | Textbook):
         return cast("Tensor", model(ids))
     return cast("Tensor", model(input_ids=ids).logits)
 
@@ -91,11 +104,15 @@ def loss_of(model: Model, ids: Tensor) -> Tensor:
     """Return the mean loss of every next token; Hugging Face's comes from `labels=`."""
     if isinstance(model, GPT):
         return next_token_loss(model(ids), ids)
+    if isinstance(model, Textbook):
+        return cast("Tensor", model(ids, ids))
     return cast("Tensor", model(input_ids=ids, labels=ids).loss)
 
 
 def gradients(model: Model) -> dict[str, Tensor]:
-    """Return every gradient by our parameter names."""
+    """Return every gradient by our parameter names, in our layout."""
+    if isinstance(model, Textbook):
+        return model.gradients()
     return {n: p.grad for n, p in parameters_of(model).items() if p.grad is not None}
 
 

@@ -38,6 +38,7 @@ class BenchOptions(DebugOption):
       python -m bench.ratios --list
       python -m bench.ratios --quick
       python -m bench.ratios --rows "core/*" --json run.json
+      python -m bench.ratios --rows "model/*" --compile
       python -m bench.ratios --kernel my_kernel.py:attention --quick
 
     Exit codes:
@@ -57,6 +58,9 @@ class BenchOptions(DebugOption):
         "Only your own attention kernel, beside the others, on the CPU. It is called as "
         "scratch_gpt/attention.py says.",
         metavar="FILE.py:NAME",
+    )
+    compile: bool = option(
+        False, "Also compare with compiled peers; torch.compile takes minutes for each length."
     )
     quick: bool = option(False, "A few rows, three rounds: half a minute.")
     rounds: int | None = option(None, "Rounds of every timing. Default: 5 to 15.", minimum=1)
@@ -92,9 +96,11 @@ def selected(options: BenchOptions) -> list[Target]:
         for row in (TARGETS if options.kernel is None else KERNEL_TARGETS)
         if fnmatch.fnmatchcase(row.name, options.rows) and (row.quick or not options.quick)
     ]
-    if not found:
-        raise UsageError("no row matches", where=f"--rows {options.rows}", fix="see --list")
-    return found
+    chosen = [row for row in found if options.compile or not row.compiles]
+    if not chosen:
+        fix = "add --compile" if found else "see --list"
+        raise UsageError("no row matches", where=f"--rows {options.rows}", fix=fix)
+    return chosen
 
 
 _PICTURES = (".svg", ".png", ".pdf")

@@ -19,7 +19,7 @@ from bench.contest import (
 from bench.kernels import ATTENTION_KERNELS
 from bench.models import Measurement
 from bench.results import Outcome, Status
-from bench.targets import Target, Task
+from bench.targets import MODEL_PEERS, Target, Task
 from bench.timing import cuda
 from bench.workloads import attention, decoding, model, optimizer, tokenizer, training
 from parity.errors import EnvironmentUnfitError
@@ -51,8 +51,9 @@ WORKLOADS = {
         figures={"exponent": attention.memory_growth},
     ),
     "model": Workload(
-        names=(*BACKENDS, "huggingface", *model.LIMITS),
+        names=(*BACKENDS, *MODEL_PEERS, *model.LIMITS),
         make=model.make,
+        ours=lambda name: name not in MODEL_PEERS,
         figures={"memory": model.peak_memory},
     ),
     "decode": Workload(

@@ -10,7 +10,7 @@ from bench import memory
 from bench.contest import Contender, NotTimedError, measured_outcome
 from bench.models import Measurement, Model, Models, verify_backward, verify_forward
 from bench.results import Outcome, Status, paired_ratios, spread
-from bench.targets import Target, Task
+from bench.targets import MODEL_PEERS, Target, Task
 from bench.timing import Run, bare_read, products_alone
 
 LIMITS: dict[str, Callable[[Models, Task], Run]] = {
@@ -50,8 +50,8 @@ def model_named(name: str, task: Task, models: Models) -> tuple[Model, str]:
     if dtype == "bfloat16" and not torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001 - torch has no public query
         raise NotTimedError(Status.NOT_RUN, "no AVX512-BF16")
     wanted = getattr(torch, dtype)
-    if path == "huggingface":
-        return models.huggingface(wanted), dtype
+    if path in MODEL_PEERS:
+        return models.peer(path, wanted), dtype
     return models.with_backend(path, wanted), dtype
 
 

@@ -13,7 +13,7 @@ from bench.contest import NotTimedError
 from bench.models import Measurement, Models, forward_backward, verify_backward, verify_forward
 from bench.results import Status
 from bench.shapes import Shape
-from bench.targets import TARGETS, Task
+from bench.targets import MODEL_PEERS, TARGETS, Task
 from bench.timing import bare_read, product_flops, products_alone
 from bench.verify import WrongKernelError
 from bench.workloads import model as passes
@@ -49,6 +49,34 @@ def test_every_backend_is_verified(name: str, models: Models, ids: Tensor) -> No
     _, error = verify_backward(models, models.with_backend(name), ids)
     assert error > 0.0
     assert torch.equal(before, ids)
+
+
+@pytest.mark.parametrize("name", [name for name in MODEL_PEERS if "compile" not in name])
+def test_every_peer_is_verified(name: str, models: Models, ids: Tensor) -> None:
+    peer = models.peer(name)
+    assert 0.0 < verify_forward(models, peer, ids, "float32")[1] < 1e-5
+    assert 0.0 < verify_backward(models, peer, ids)[1] < 1e-4
+
+
+def test_a_wrong_peer_is_rejected(models: Models, ids: Tensor) -> None:
+    """Another epsilon is another model, forward and backward."""
+    peer = models.peer("textbook")
+    for block in peer.h:  # type: ignore[union-attr]
+        block.ln_1.eps = 1e-3  # type: ignore[union-attr]
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verify_forward(models, peer, ids, "float32")
+    with pytest.raises(WrongKernelError, match="times the yardstick's"):
+        verify_backward(models, peer, ids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODEL_PEERS if "compile" in name])
+@pytest.mark.filterwarnings("ignore")
+def test_every_compiled_peer_is_verified(name: str, models: Models, ids: Tensor) -> None:
+    """Compiling changes neither the model that it is made of nor its weights."""
+    before = models.peer(name.removeprefix("torch.compile(").removesuffix(")"))
+    assert verify_forward(models, models.peer(name), ids, "float32")[1] < 1e-5
+    assert before._compiled_call_impl is None
 
 
 def test_the_cache_holds_one_shape(models: Models) -> None:

@@ -63,7 +63,7 @@ main()
 def test_rows_are_listed_with_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(BenchOptions(list=True)) == ExitCode.PASS
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(TARGETS)
+    assert len(lines) == sum(not row.compiles for row in TARGETS)
     assert "core/forward/1x512/tiled:huggingface  ≤ 0.30" in lines
 
 
@@ -72,6 +72,16 @@ def test_rows_are_chosen_by_pattern() -> None:
     assert {row.quick for row in selected(BenchOptions(quick=True))} == {True}
     with pytest.raises(UsageError, match="no row matches"):
         selected(BenchOptions(rows="none"))
+
+
+def test_compiled_peers_are_asked_for() -> None:
+    """They take minutes."""
+    row = "model/forward/1x512/fused:torch.compile(textbook)"
+    assert row not in [one.name for one in selected(BenchOptions())]
+    assert row in [one.name for one in selected(BenchOptions(compile=True))]
+    with pytest.raises(UsageError, match="no row matches") as caught:
+        selected(BenchOptions(rows="*torch.compile*"))
+    assert caught.value.fix == "add --compile"
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_attention.py"
