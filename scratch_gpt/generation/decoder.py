@@ -189,7 +189,7 @@ class Product(NamedTuple):
 
     @classmethod
     def of(cls, layer: Linear, rows: int) -> "Product":
-        """Return a layer's map for products with this many rows; shares its tensors."""
+        """Return a layer's map for products with this many rows; `split_weight` may copy."""
         return cls(split_weight(layer.weight.detach(), rows=rows), layer.bias.detach())
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
@@ -213,7 +213,7 @@ class Weights(NamedTuple):
 
     @classmethod
     def of(cls, block: TransformerBlock, rows: int) -> "Weights":
-        """Return a block's, for products with this many rows; shares its tensors."""
+        """Return a block's, for products with this many rows."""
         maps = (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
         attn, proj, fc, mlp_proj = (Product.of(layer, rows) for layer in maps)
         return cls(attn, proj, Norm.of(block.ln_1), fc, mlp_proj, Norm.of(block.ln_2))
@@ -241,7 +241,7 @@ class Head:
 def split_weight(
     weight: Float[Tensor, "inner outer"], *, rows: int
 ) -> Float[Tensor, "parts part outer"]:
-    """Return a weight as views of its parts, for products with this many rows.
+    """Return a weight as its parts, for products with this many rows; views of it where possible.
 
     A product with few rows only reads its weight, and the library does that on one thread. Split
     along the inner axis into a part for each thread, it is a batch of products whose results are
@@ -249,11 +249,14 @@ def split_weight(
     residual, every partial sum would be rounded at its size.
 
     There is one part where splitting does not help: with many rows, on a GPU, and in half
-    precision, for which the library uses all threads.
+    precision, for which the library uses all threads. There it reads a column of the weight at a
+    time, so that the weight is copied with its columns in one piece.
     """
     few = rows <= _MOST_ROWS and weight.device.type == "cpu"
     parts = 1
-    if few and weight.element_size() >= _FLOAT32_BYTES:
+    if few and weight.element_size() < _FLOAT32_BYTES:
+        return weight.T.contiguous().T[None]
+    if few:
         threads = min(torch.get_num_threads(), _MOST_PARTS)
         while 2 * parts <= threads and weight.shape[0] % (2 * parts) == 0:
             parts *= 2
