@@ -13,6 +13,7 @@ of products with a part of the vector each, whose results are not summed.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -132,7 +133,10 @@ def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Cont
     if name in READS:
         return Contender(fastest_read(matrices(run.models.ours), READS[name]))
     model, dtype = model_named(name, task, run.models)
-    begin = cached(model, task.shape.batch) if isinstance(model, GPT) else uncached(model)
+    if isinstance(model, GPT):
+        begin = cached(model, task.shape.batch)
+    else:
+        begin = uncached(cast("OpenAIGPTLMHeadModel", model))
     return verified(run.models, begin, run.models.ids(task.shape), dtype)
 
 
