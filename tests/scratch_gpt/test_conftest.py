@@ -1,10 +1,12 @@
 """The fixtures reject wrong results."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from pytest_socket import SocketBlockedError
 from torch import Tensor, nn
 
 from scratch_gpt.layer_norm import LayerNorm
@@ -53,3 +55,9 @@ def test_loud_parameters_are_neither_0_nor_1(loud: Callable[[nn.Module], nn.Modu
         for parameter in loud(module).parameters():
             assert torch.float64 is parameter.dtype
             assert not bool(((parameter == 0) | (parameter == 1)).any())
+
+
+@pytest.mark.filterwarnings("ignore:A test tried:UserWarning")
+def test_no_test_reaches_the_network() -> None:
+    with pytest.raises(SocketBlockedError):
+        socket.socket(socket.AF_INET)

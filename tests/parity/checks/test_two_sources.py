@@ -229,6 +229,19 @@ def test_every_kind_of_difference_is_found(change: str, tmp_path: Path) -> None:
         assert parity.report.rendered(reverse, form)
 
 
+def test_a_difference_of_unsigned_numbers_does_not_wrap(tmp_path: Path) -> None:
+    """In 8 bits 0 - 255 is 1."""
+    one, other = state(), state()
+    one[FC] = torch.zeros_like(one[FC], dtype=torch.uint8)
+    other[FC] = torch.full_like(one[FC], 255)
+    report = compare(saved(tmp_path, "a.safetensors", one), saved(tmp_path, "b.safetensors", other))
+    (row,) = [row for row in report.results if row.tap == FC]
+    assert row.status.value == "fail"
+    assert row.value_ours is not None
+    assert row.value_against is not None
+    assert abs(row.value_ours - row.value_against) == 255.0
+
+
 def test_the_words_have_names_and_numbers(tmp_path: Path) -> None:
     a = saved(tmp_path, "a.safetensors", first_state())
     changed = first_state()

@@ -90,6 +90,13 @@ def test_a_megabyte_in_one_piece(
     assert not differences([text], ours, theirs)
 
 
+@pytest.mark.slow
+@pytest.mark.reference
+@pytest.mark.parametrize("text", ["the " * 250_000, "x" * 1_000_000], ids=["words", "one word"])
+def test_a_megabyte_of_one_word(text: str, ours: Tokenizer, theirs: "HuggingFaceTokenizer") -> None:
+    assert not differences([text], ours, theirs)
+
+
 BROKEN = {
     "no accents are removed": ("nonspacing", "ÉCOLE"),
     "nothing is lower case": ("lowercase", "ÉCOLE"),

@@ -110,6 +110,7 @@ def test_a_mean_of_means_is_detected(
     [
         ("raise", 0, [70, 5], "RuntimeError: injected"),
         ("raise", 1, [5, 70], "process 0 of 2 has lost the others"),
+        ("die", 0, [-9, 5], "process 1 of 2 has lost the others"),
         ("die", 1, [5, -9], "restarted, the run resumes"),
         ("poison", 1, [1, 1], "training diverged in step 4"),
     ],
