@@ -110,19 +110,6 @@ def test_an_interrupt_is_no_verdict(check: Check, stand_in: Stand) -> None:
     assert (result.exit_code, result.stdout, "interrupted" in result.stderr) == (130, "", True)
 
 
-def test_an_interrupt_replaces_an_older_report(
-    check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
-) -> None:
-    data, text = tmp_path / "r.json", tmp_path / "r.txt"
-    data.write_text('{"schema_version": 1, "check": "weights"}', encoding="utf-8")
-    text.write_text("weights  tiny\n\nPASS  33 of 33 taps\n", encoding="utf-8")
-    stand_in(KeyboardInterrupt())
-    error = check("weights", "--output", str(data), "--output", str(text)).stderr
-    found = strictly(data.read_text(encoding="utf-8"))
-    assert (found["verdict"], found["exit_code"], found["results"]) == ("error", 130, [])
-    assert text.read_text(encoding="utf-8") == error
-
-
 def test_control_characters_do_not_reach_the_terminal(check: Check, stand_in: Stand) -> None:
     """Colors, bells, line breaks and reversed writing."""
     evil = "\x1b[31mred\x1b]0;title\x07 \u202eback\r\n\x9bnext"
@@ -201,16 +188,25 @@ def test_a_file_that_fails_late_leaves_one_document(
     assert (result.exit_code, strictly(result.stdout)["verdict"]) == (5, "fail")
 
 
-def test_an_error_replaces_an_older_report(
-    check: Check, stand_in: Stand, tmp_path: Path, strictly: Callable[[str], Any]
+@pytest.mark.parametrize(
+    ("error", "code"), [(error_of(InputRejectedError), 4), (KeyboardInterrupt(), 130)]
+)
+def test_an_error_replaces_an_older_report(  # noqa: PLR0913 - a case and fixtures
+    error: BaseException,
+    code: int,
+    check: Check,
+    stand_in: Stand,
+    tmp_path: Path,
+    strictly: Callable[[str], Any],
 ) -> None:
     data, text = tmp_path / "r.json", tmp_path / "r.txt"
     data.write_text('{"schema_version": 1, "check": "weights"}', encoding="utf-8")
     text.write_text("weights  tiny\n\nPASS  33 of 33 taps\n", encoding="utf-8")
-    stand_in(error_of(InputRejectedError))
-    error = check("weights", "--output", str(data), "--output", str(text)).stderr
-    assert strictly(data.read_text(encoding="utf-8"))["verdict"] == "error"
-    assert text.read_text(encoding="utf-8") == error
+    stand_in(error)
+    shown = check("weights", "--output", str(data), "--output", str(text)).stderr
+    found = strictly(data.read_text(encoding="utf-8"))
+    assert (found["verdict"], found["exit_code"], found["results"]) == ("error", code, [])
+    assert text.read_text(encoding="utf-8") == shown
 
 
 def test_what_a_verb_prints_is_no_report(
