@@ -16,12 +16,12 @@ def hidden_keys(
     Query `t` is at key `t + time_k - time_q`. Later keys are hidden, padding is hidden, and a
     query's own key never is.
     """
-    own_key = torch.arange(time_k - time_q, time_k, device=device)[:, None]
-    keys = torch.arange(time_k, device=device)[None, :]
-    future = (keys > own_key)[None, None]
+    past = time_k - time_q
+    future = torch.ones(1, 1, time_q, time_k, dtype=torch.bool, device=device).triu_(past + 1)
     if mask is None:
         return future
-    return future | (~mask[:, None, None, :] & (keys != own_key))
+    keys = torch.arange(time_k, device=device)
+    return future | (~mask[:, None, None, :] & (keys != keys[past:, None]))
 
 
 def check_kernel_inputs(

