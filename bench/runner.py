@@ -17,6 +17,7 @@ from bench.contest import (
     verify_after,
 )
 from bench.kernels import ATTENTION_KERNELS
+from bench.limits import READS
 from bench.models import Measurement
 from bench.results import Outcome, Status
 from bench.targets import MODEL_PEERS, Target, Task
@@ -57,7 +58,7 @@ WORKLOADS = {
         figures={"memory": model.peak_memory},
     ),
     "decode": Workload(
-        names=("fused", "fused in bfloat16", "huggingface", *decoding.READS),
+        names=("fused", "fused in bfloat16", "huggingface", *READS),
         make=decoding.make,
     ),
     "train": Workload(

@@ -47,7 +47,7 @@ class Target:
     @property
     def compiles(self) -> bool:
         """Whether a contender is compiled first, which takes minutes."""
-        return self.against.startswith(("torch.compile", "flex"))
+        return self.against.startswith(("torch.compile", "compiled", "flex"))
 
     @property
     def name(self) -> str:
@@ -115,8 +115,9 @@ def _core_rows() -> Iterator[Target]:
             yield Target(task, "tiled", "huggingface", TO_HUGGINGFACE.get(time), quick=quick)
             yield Target(task, "tiled", "sdpa", TO_SDPA[batch].get(time), quick=quick)
             yield Target(task, "tiled", "products", quick=quick)
-        for peer in ("sdpa-flash", "sdpa-math", "flex"):
-            yield Target(core(batch, 512), "tiled", peer)
+        for time in (128, 512):
+            for peer in ("sdpa-flash", "sdpa-math", "flex", "compiled-tiled"):
+                yield Target(core(batch, time), "tiled", peer)
         both = core(batch, 512, backward=True)
         yield Target(both, "tiled", "sdpa", 1.25)
         yield Target(both, "tiled", "huggingface")

@@ -13,14 +13,13 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.contest import NotTimedError, mapped_errors
+from bench.limits import READS, product_flops
 from bench.models import Measurement
 from bench.results import Status
 from bench.runner import WORKLOADS
 from bench.shapes import MOST_TOKENS
 from bench.targets import OPTIMIZER, Task, decode, model, tokens, train
-from bench.timing import product_flops
 from bench.workloads import tokenizer
-from bench.workloads.decoding import READS
 
 FORWARD = {
     "smoke": ((1, 37),),

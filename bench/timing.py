@@ -7,10 +7,9 @@ each call would take ten times as long as a short kernel.
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
 from parity.errors import EnvironmentUnfitError
 
@@ -134,46 +133,3 @@ def _least(run: Run, device: torch.device) -> float:
     run()
     calls = calls_for(seconds(run, device))
     return min(seconds(run, device, calls=calls) for _ in range(ROUNDS))
-
-
-def products_alone(model: nn.Module, batch: int, time: int) -> Run:
-    """Return the matrix products of our model's forward pass, without anything between them.
-
-    The weights are the model's own; the rows are random.
-    """
-    named = dict(model.named_parameters())
-    table = named.pop("tokens_embed.weight").detach()
-    positions = "positions_embed.weight"
-    weights = [w.detach() for name, w in named.items() if w.ndim > 1 and name != positions]
-    rows = {
-        width: torch.randn(batch * time, width, device=table.device).to(table.dtype)
-        for width in {weight.shape[0] for weight in weights} | {table.shape[1]}
-    }
-
-    def run() -> None:
-        for weight in weights:
-            torch.mm(rows[weight.shape[0]], weight)
-        torch.mm(rows[table.shape[1]], table.T)
-
-    return run
-
-
-def product_flops(model: nn.Module, batch: int, time: int) -> int:
-    """Return the operations of `products_alone`."""
-    numel = sum(p.numel() for p in model.parameters() if p.ndim > 1)
-    return 2 * batch * time * (numel - model.get_parameter("positions_embed.weight").numel())
-
-
-def bare_read(weights: Sequence[Tensor]) -> Run:
-    """Return a read of every weight: a lower bound for a forward pass of one token.
-
-    A matrix is read by its product with a vector, the fastest read in torch.
-    """
-    kept = [weight.detach() for weight in weights]
-    ones = {w.shape[-1]: torch.ones(w.shape[-1], dtype=w.dtype, device=w.device) for w in kept}
-
-    def run() -> None:
-        for weight in kept:
-            weight @ ones[weight.shape[-1]]
-
-    return run

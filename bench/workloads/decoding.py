@@ -5,14 +5,11 @@ reset to 63 before each step; this assignment is timed. Hugging Face's GPT-1 has
 timed as its `generate` works: a forward pass of all 64 tokens, with the head for the last token
 only if its version can.
 
-The bare read multiplies every matrix of a step with one vector. Its speed depends on the layout of
-the matrix. Each size uses the faster of two layouts, chosen before the clock starts. The library
-uses one thread for such a product. The shared read uses all threads where this is faster: a batch
-of products with a part of the vector each, whose results are not summed.
+The bare read multiplies every matrix of a step with one vector, each size in its fastest layout.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -20,6 +17,7 @@ from torch import Tensor
 from transformers import OpenAIGPTLMHeadModel
 
 from bench.contest import Contender
+from bench.limits import READS, fastest, matrices
 from bench.models import (
     Measurement,
     Models,
@@ -30,7 +28,6 @@ from bench.models import (
     reference_errors,
 )
 from bench.targets import Task
-from bench.timing import Run, cache_flusher, seconds
 from bench.verify import Noise
 from bench.workloads.model import model_named
 from parity.core.metrics import Reference
@@ -131,80 +128,10 @@ def verified(models: Models, begin: Begin, token_ids: Tensor, dtype: str) -> Con
 def make(name: str, task: Task, _device: torch.device, run: Measurement) -> Contender:
     """Return a verified decoding step, or a read of the weights."""
     if name in READS:
-        return Contender(fastest_read(matrices(run.models.ours), READS[name]))
+        return Contender(fastest(matrices(run.models.ours), READS[name]))
     model, dtype = model_named(name, task, run.models)
     if isinstance(model, GPT):
         begin = cached(model, task.shape.batch)
     else:
         begin = uncached(cast("OpenAIGPTLMHeadModel", model))
     return verified(run.models, begin, run.models.ids(task.shape), dtype)
-
-
-def matrices(model: GPT) -> list[Tensor]:
-    """Return every matrix that a step reads fully, `[in out]`; of positions it reads only a row."""
-    named = {name: p.detach() for name, p in model.named_parameters() if p.ndim > 1}
-    table = named.pop("tokens_embed.weight")
-    return [w for name, w in named.items() if name != "positions_embed.weight"] + [table.T]
-
-
-def _by_rows(weight: Tensor) -> Run:
-    """Return `x W` as one matrix product, of a weight stored `[in out]`."""
-    stored, x = weight.contiguous(), torch.randn(1, weight.shape[0], dtype=weight.dtype)
-    return lambda: torch.mm(x, stored)
-
-
-def _by_columns(weight: Tensor) -> Run:
-    """Return `W^T x` as a product with a vector, of a weight stored `[out in]`."""
-    stored, x = weight.T.contiguous(), torch.randn(weight.shape[0], dtype=weight.dtype)
-    return lambda: torch.mv(stored, x)
-
-
-def _by_threads(weight: Tensor) -> Run:
-    """Return the products of parts of `x` and `W`, one for each thread."""
-    parts = torch.get_num_threads()
-    while weight.shape[0] % parts:
-        parts -= 1
-    stored = weight.contiguous().view(parts, -1, weight.shape[1])
-    x = torch.randn(parts, 1, stored.shape[1], dtype=weight.dtype)
-    return lambda: torch.bmm(x, stored)
-
-
-LAYOUTS = (_by_rows, _by_columns)
-READS = {"bare read": LAYOUTS, "shared read": (*LAYOUTS, _by_threads)}
-"""Lower bounds of a step's time, and the layouts of which each uses the fastest."""
-
-Layouts = Sequence[Callable[[Tensor], Run]]
-
-
-@torch.no_grad()
-def fastest_read(weights: Sequence[Tensor], layouts: Layouts = LAYOUTS, rounds: int = 7) -> Run:
-    """Return a read of every weight, each size in its fastest layout."""
-    best = {
-        size: fastest_layout([w for w in weights if w.shape == size], layouts, rounds)
-        for size in {weight.shape for weight in weights}
-    }
-    return _one_by_one([best[weight.shape](weight) for weight in weights])
-
-
-def fastest_layout(
-    weights: Sequence[Tensor], layouts: Layouts, rounds: int
-) -> Callable[[Tensor], Run]:
-    """Return the layout in which some weights are read fastest with cold caches."""
-    cpu = torch.device("cpu")
-    flush = cache_flusher(cpu)
-
-    def least(layout: Callable[[Tensor], Run]) -> float:
-        run = _one_by_one([layout(weight) for weight in weights])
-        return min(seconds(run, cpu, flush=flush) for _ in range(rounds))
-
-    return min(layouts, key=least)
-
-
-def _one_by_one(runs: Sequence[Run]) -> Run:
-    """Return a function that calls some functions in order."""
-
-    def run() -> None:
-        for each in runs:
-            each()
-
-    return run

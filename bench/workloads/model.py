@@ -8,16 +8,17 @@ import torch
 
 from bench import memory
 from bench.contest import Contender, NotTimedError, measured_outcome
+from bench.limits import READS, fastest, matrices, products_alone
 from bench.models import Measurement, Model, Models, verify_backward, verify_forward
 from bench.results import Outcome, Status, paired_ratios, spread
 from bench.targets import MODEL_PEERS, Target, Task
-from bench.timing import Run, bare_read, products_alone
+from bench.timing import Run
 
 LIMITS: dict[str, Callable[[Models, Task], Run]] = {
     "products alone": lambda models, task: products_alone(
         models.ours, task.shape.batch, task.shape.time
     ),
-    "bare read": lambda models, _task: bare_read(list(models.ours.parameters())),
+    "bare read": lambda models, _task: fastest(matrices(models.ours), READS["bare read"]),
 }
 """Lower bounds of any model's time."""
 

@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench import limits
+from bench.limits import READS
 from bench.memory import peak_bytes
 from bench.models import Measurement, Models
 from bench.shapes import Shape
 from bench.targets import decode
-from bench.timing import product_flops
 from bench.verify import WrongKernelError
 from bench.workloads import decoding
-from bench.workloads.decoding import LAYOUTS, cached, fastest_read, matrices, uncached, verified
+from bench.workloads.decoding import cached, uncached, verified
 from reference import compat
 from reference.huggingface_generation import continue_text
 from scratch_gpt.kv_cache import KVCache
@@ -147,36 +148,11 @@ def test_a_copied_cache_is_measured(models: Models, ids: Tensor) -> None:
     assert peak_bytes(step, CPU) >= decoder.cache.block(0).key.nbytes
 
 
-def test_the_bare_read_reads_every_matrix_once(
-    models: Models, recorded: Callable[[], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The position table is not read: a step reads one row of it."""
-    monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
-    weights = matrices(models.ours)
-    assert 2 * sum(weight.numel() for weight in weights) == product_flops(models.ours, 1, 1)
-    read = fastest_read(weights, rounds=1)
-    with recorded() as operations:
-        read()
-    made = [math.prod(shape) for name, shape in operations.ran if name in {"mm", "mv"}]
-    assert sorted(made) == sorted(weight.shape[1] for weight in weights)
-
-
-@pytest.mark.parametrize("fastest", range(len(LAYOUTS)))
-def test_the_bare_read_takes_the_fastest_layout(
-    fastest: int, models: Models, monkeypatch: pytest.MonkeyPatch, recorded: Callable[[], object]
-) -> None:
-    clock = iter([abs(fastest - at) + 1.0 for _ in range(5) for at in range(len(LAYOUTS))])
-    monkeypatch.setattr(decoding, "seconds", lambda *_, **__: next(clock))
-    with recorded() as operations:
-        fastest_read(matrices(models.ours), rounds=1)()
-    assert {("mm", "mv")[fastest]} == {name for name, _ in operations.ran} & {"mm", "mv"}
-
-
-@pytest.mark.parametrize("name", decoding.READS)
+@pytest.mark.parametrize("name", READS)
 def test_a_read_is_not_verified(
     name: str, run: Measurement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "cache_flusher", lambda _device: lambda: None)
+    monkeypatch.setattr(limits, "cache_flusher", lambda _device: lambda: None)
     ready = decoding.make(name, TASK, CPU, run)
     ready.run()
     assert (ready.error, ready.check) == (0.0, None)
