@@ -4,6 +4,7 @@
 `--help` answers at once.
 """
 
+import gc
 import inspect
 import sys
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from typing import Any
 
 from parity import options, session
 from parity.options import EXIT_CODES, ReportOptions
-from parity.threads import gc_paused
 from parity.validation import check_options, described_faults
 from scratch_gpt.cli import run_app, typer_app
 from scratch_gpt.options import add_command, add_version
@@ -75,8 +75,10 @@ def _run(name: str, asked: ReportOptions) -> int:
 def _loaded(verb: Verb, asked: ReportOptions) -> Callable[..., Any]:
     check_options(asked, verb.faults)
     module, _, name = verb.function.partition(":")
-    with gc_paused():  # importing torch makes many objects, none of them garbage
-        found: Callable[..., Any] = getattr(import_module(module), name)
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     return found
 
 
@@ -86,13 +88,21 @@ for _name, _verb in VERBS.items():
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line.
+
+    Importing torch and transformers makes a million objects that stay. Until a verb is loaded no
+    garbage is collected, and later searches leave those objects out. It saves a third of the
+    processor time of `layerwise --weights tiny`, half of that when the process ends.
+    """
+    gc.disable()
     try:
         run_app(app)
     except SystemExit as ended:
         if any(argument.startswith(("--candidate", "--kernel")) for argument in sys.argv):
             session.end_process(ended.code)
         raise
+    finally:
+        gc.enable()
 
 
 if __name__ == "__main__":

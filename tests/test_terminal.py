@@ -1,6 +1,7 @@
 """Hostile names in every command on a terminal: no character that the terminal would obey."""
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -58,6 +59,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[object, 
             patch.setattr(logging.root, "level", logging.root.level)  # --debug changes it
             with pytest.raises(SystemExit) as ended:
                 import_module(module).main()
+        gc.unfreeze()
         reader.join()
         os.close(main)
         return ended.value.code, b"".join(received).decode("utf-8", "surrogateescape")

@@ -178,17 +178,19 @@ def _tally(chunks: Iterable[Tensor], *, places: bool = True) -> tuple[float, flo
 
     Of values that are not finite, the first is reported.
     """
-    squares, largest, place, before = 0.0, 0.0, 0, 0
+    squares, largest, before = 0.0, 0.0, 0
+    worst: tuple[Tensor, int] | None = None  # the chunk, and where it begins
     for chunk in chunks:
         if chunk.numel() > 0:
             squares += float(torch.dot(chunk, chunk))
             extreme = _extreme(chunk)
             # Written so that NaN counts as larger.
             if not extreme <= largest and math.isfinite(largest):
-                largest = extreme
-                place = before + _first_extreme(chunk, extreme) if places else 0
+                largest, worst = extreme, (chunk, before)
             before += len(chunk)
-    return squares, largest, place
+    if worst is None or not places:
+        return squares, largest, 0
+    return squares, largest, worst[1] + _first_extreme(worst[0], largest)
 
 
 def _extreme(x: Tensor) -> float:

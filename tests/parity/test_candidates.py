@@ -232,6 +232,7 @@ def test_whatever_a_forward_pass_raises_is_no_verdict(
 
 STAYING = """
 import atexit, os, sys, threading, time
+import torch
 from scratch_gpt import GPT
 
 threading.Thread(target=lambda: time.sleep(10**6)).start()
@@ -239,8 +240,8 @@ atexit.register(lambda: os._exit(0))
 
 class Copying(GPT):
     def forward(self, token_ids, positions=None, attention_mask=None, *, tap):
-        if os.environ.pop("COPY", None):
-            os.fork()
+        if os.environ.pop("COPY", None) and os.fork() == 0:
+            torch.set_num_threads(1)  # the copy lacks OpenMP's other threads, and waits for them
         return super().forward(token_ids, positions, attention_mask, tap=tap)
 
 def build(config, weights):

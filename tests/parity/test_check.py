@@ -321,6 +321,21 @@ def test_help_that_cannot_be_written_is_an_environment_error(
     assert (ended.value.code, len(error), "No space left" in error[0]) == (5, 3, True)
 
 
+def test_what_was_imported_is_searched_for_garbage_no_more(command: Callable[..., Any]) -> None:
+    """And everything later is: the collector is on."""
+    script = (
+        "import gc, sys\n"
+        "from parity import check\n"
+        "sys.argv = ['check', 'weights', '--weights', 'tiny', '--quiet']\n"
+        "try:\n"
+        "    check.main()\n"
+        "finally:\n"
+        "    print(gc.isenabled(), gc.get_freeze_count() > 200_000, file=sys.stderr)\n"
+    )
+    ran = command(python=["-c", script])
+    assert (ran.returncode, ran.stderr) == (0, "True True\n")
+
+
 TINY = ["layerwise", "--weights", "tiny", "--seq-len", "5", "--backend", "plain"]
 WEIGHTS = ["weights", "--weights", "tiny"]
 FAILING = [*TINY, "--dtype", "float64", "--inject-fault", "erf-gelu@3"]
