@@ -16,7 +16,7 @@ from scratch_gpt.causal_mask import check_kernel_inputs, hidden_keys
 from scratch_gpt.config import GPTConfig
 from scratch_gpt.dropout import dropout
 from scratch_gpt.kv_cache import BlockCache
-from scratch_gpt.linear import Linear
+from scratch_gpt.linear import Linear, linear
 from scratch_gpt.tap import Tap, no_tap, prefixed
 
 
@@ -67,6 +67,7 @@ class Backend:
     gelu: Callable[[Tensor], Tensor]
     layer_norm: Callable[..., Tensor]
     head: Callable[[Tensor, Tensor], Tensor]
+    linear: Callable[..., Tensor] = linear
     fuse_residual: bool = False
     """Whether a residual is added within the matrix product before it."""
     compiled: bool = False
@@ -134,8 +135,9 @@ class Attention(nn.Module):
         self.n_head = config.n_head
         self.attn_pdrop = config.attn_pdrop
         self.kernel = backend.attention
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
-        self.c_proj = Linear(config.n_embd, config.n_embd)
+        width, product = config.n_embd, backend.linear
+        self.c_attn = Linear(width, 3 * width, product=product)
+        self.c_proj = Linear(width, width, product=product)
 
     def context(
         self,

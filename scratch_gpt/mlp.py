@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from scratch_gpt.linear import Linear
+from scratch_gpt.linear import Linear, linear
 from scratch_gpt.tap import Tap, no_tap, prefixed
 
 
@@ -26,12 +26,17 @@ class MLP(nn.Module):
     """Widen fourfold, apply GELU, project back."""
 
     def __init__(
-        self, width: int, inner: int, *, activation: Callable[[Tensor], Tensor] = gelu
+        self,
+        width: int,
+        inner: int,
+        *,
+        activation: Callable[[Tensor], Tensor] = gelu,
+        product: Callable[..., Tensor] = linear,
     ) -> None:
-        """Create the two linear maps; `activation` is `gelu` or a faster form of it."""
+        """Create the two linear maps; both functions may be faster forms of their defaults."""
         super().__init__()
-        self.c_fc = Linear(width, inner)
-        self.c_proj = Linear(inner, width)
+        self.c_fc = Linear(width, inner, product=product)
+        self.c_proj = Linear(inner, width, product=product)
         self.activation = activation
 
     def hidden(

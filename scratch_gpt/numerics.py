@@ -1,4 +1,4 @@
-"""The dtype of sums, and tensors whose rows start at multiples of a cache line."""
+"""The dtype of sums, whether gradients are recorded, and rows aligned to cache lines."""
 
 import torch
 from torch import Tensor
@@ -9,6 +9,11 @@ _CACHE_LINE_BYTES = 64
 def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype in which sums over `dtype` are formed: float32 or wider."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def needs_gradients(*inputs: Tensor) -> bool:
+    """Return whether a function of these records a backward."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 def empty_aligned_rows(shape: tuple[int, ...], like: Tensor) -> Tensor:

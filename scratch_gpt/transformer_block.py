@@ -23,7 +23,7 @@ class TransformerBlock(nn.Module):
         width, epsilon = config.n_embd, config.layer_norm_epsilon
         self.attn = Attention(config, backend)
         self.ln_1 = LayerNorm(width, epsilon=epsilon, normalize=backend.layer_norm)
-        self.mlp = MLP(width, config.n_inner, activation=backend.gelu)
+        self.mlp = MLP(width, config.n_inner, activation=backend.gelu, product=backend.linear)
         self.ln_2 = LayerNorm(width, epsilon=epsilon, normalize=backend.layer_norm)
         self.resid_pdrop = config.resid_pdrop
         self.fuse_residual = backend.fuse_residual

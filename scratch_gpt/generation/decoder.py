@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from scratch_gpt.input_checks import check_inputs
+from scratch_gpt.kernels import onednn
 from scratch_gpt.kernels.fused_ops import CUBIC, LINEAR
 from scratch_gpt.kernels.tiled_attention import LOG_2, compute_dtype
 from scratch_gpt.kv_cache import KVCache
@@ -222,13 +223,14 @@ class Weights(NamedTuple):
 class Head:
     """The output head for products with a few rows.
 
-    Such a product reads the whole table. On a CPU in float32 the library reads a table
-    `[width vocab]` 1.9 times as fast as `[vocab width]`, which it sums row by row; so there the
-    table is copied once. In half precision a copy was no faster.
+    Such a product reads the whole table. On a CPU in float32 MKL reads a table `[width vocab]` 1.9
+    times as fast as `[vocab width]`, which it sums row by row; so there the table is copied once.
+    oneDNN reads both equally fast, and in half precision a copy was no faster.
     """
 
     def __init__(self, table: Float[Tensor, "vocab width"], *, rows: int) -> None:
-        copied = table.device.type == "cpu" and table.dtype is torch.float32
+        on_cpu = table.device.type == "cpu"
+        copied = on_cpu and table.dtype is torch.float32 and not onednn.suits(table)
         weight = table.detach().T.contiguous() if copied else table.detach().T
         self.weight = split_weight(weight, rows=rows)
         self.copied_bytes = weight.nbytes if copied else 0
@@ -248,11 +250,11 @@ def split_weight(
     summed. Sums of parts also round less, and a residual is added after them: starting from the
     residual, every partial sum would be rounded at its size.
 
-    There is one part where splitting does not help: with many rows, on a GPU, and in half
-    precision, for which the library uses all threads. There it reads a column of the weight at a
-    time, so that the weight is copied with its columns in one piece.
+    There is one part where splitting does not help: with many rows, on a GPU, for oneDNN, and in
+    half precision, for which the library uses all threads. There it reads a column of the weight at
+    a time, so that the weight is copied with its columns in one piece.
     """
-    few = rows <= _MOST_ROWS and weight.device.type == "cpu"
+    few = rows <= _MOST_ROWS and weight.device.type == "cpu" and not onednn.suits(weight)
     parts = 1
     if few and weight.element_size() < _FLOAT32_BYTES:
         return weight.T.contiguous().T[None]
@@ -268,6 +270,6 @@ def split_product(
 ) -> Float[Tensor, "rows outer"]:
     """Return the product with a weight of `split_weight`."""
     if weight.shape[0] == 1:
-        return torch.mm(x, weight[0])
+        return onednn.product(x, weight[0]) if onednn.suits(x, weight) else torch.mm(x, weight[0])
     shares = x.view(len(x), weight.shape[0], -1).transpose(0, 1)
     return torch.bmm(shares, weight).sum(0)

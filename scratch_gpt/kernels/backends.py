@@ -20,7 +20,7 @@ from torch import Tensor
 
 from scratch_gpt.attention import AttentionKernel, Backend, plain_attention
 from scratch_gpt.embeddings import head
-from scratch_gpt.kernels.fused_ops import fused_gelu, fused_head, fused_layer_norm
+from scratch_gpt.kernels.fused_ops import fused_gelu, fused_head, fused_layer_norm, fused_linear
 from scratch_gpt.kernels.tiled_attention import tiled_attention
 from scratch_gpt.layer_norm import layer_norm
 from scratch_gpt.mlp import gelu
@@ -78,7 +78,11 @@ KERNELS: dict[str, AttentionKernel] = {
 
 _PLAIN = Backend(attention=plain_attention, gelu=gelu, layer_norm=layer_norm, head=head)
 _TILED = Backend(
-    attention=tiled_attention, gelu=fused_gelu, layer_norm=fused_layer_norm, head=fused_head
+    attention=tiled_attention,
+    gelu=fused_gelu,
+    layer_norm=fused_layer_norm,
+    head=fused_head,
+    linear=fused_linear,
 )
 
 BACKENDS: dict[str, Backend] = {

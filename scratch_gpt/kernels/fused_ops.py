@@ -1,7 +1,7 @@
-"""GELU, layer normalization and output head in fewer passes over memory, with derived gradients.
+"""Linear layers, GELU, layer normalization and output head in their fastest form.
 
-Each computes the same function as the plain form: `gelu` (`mlp.py`), `layer_norm`
-(`layer_norm.py`) and `head` (`embeddings.py`).
+Each computes the same function as the plain form, with a derived gradient: `linear` (`linear.py`),
+`gelu` (`mlp.py`), `layer_norm` (`layer_norm.py`) and `head` (`embeddings.py`).
 """
 
 import math
@@ -12,7 +12,41 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from scratch_gpt.numerics import empty_aligned_rows
+from scratch_gpt.kernels import onednn
+from scratch_gpt.linear import linear
+from scratch_gpt.numerics import empty_aligned_rows, needs_gradients
+
+
+def fused_linear(
+    x: Float[Tensor, "*rows fan_in"],
+    weight: Float[Tensor, "fan_in fan_out"],
+    bias: Float[Tensor, " fan_out"],
+    residual: Float[Tensor, "*rows fan_out"] | None = None,
+) -> Float[Tensor, "*rows fan_out"]:
+    """Return `linear(...)`, by oneDNN where that is faster."""
+    if not onednn.suits(x, weight, bias):
+        return linear(x, weight, bias, residual)
+    rows = x.reshape(-1, x.shape[-1])
+    if needs_gradients(rows, weight, bias):
+        result: Tensor = _Linear.apply(rows, weight, bias)  # type: ignore[no-untyped-call]
+    else:
+        result = onednn.product(rows, weight, bias)
+    result = result.view(*x.shape[:-1], weight.shape[1])
+    return result if residual is None else result.add_(residual)
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weight)
+        return onednn.product(rows, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        return onednn.product(upstream, weight.T), onednn.product(rows.T, upstream), upstream.sum(0)
+
 
 LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
 CUBIC = 0.044715
@@ -137,6 +171,8 @@ class _Head(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, table: Tensor) -> Tensor:
         ctx.save_for_backward(x, table)
+        if onednn.suits(x, table):
+            return onednn.product(x.flatten(0, -2), table.T).view(*x.shape[:-1], len(table))
         logits = empty_aligned_rows((*x.shape[:-1], table.shape[0]), like=x)
         rows, out = x.flatten(0, -2), logits.flatten(0, -2)
         columns = _COLUMNS if x.device.type == "cpu" else len(table)
@@ -150,4 +186,5 @@ class _Head(Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor]:
         x, table = ctx.saved_tensors  # type: ignore[attr-defined]
         rows = upstream.flatten(0, -2)
-        return (rows @ table).reshape(x.shape), rows.T @ x.flatten(0, -2)
+        times = onednn.product if onednn.suits(x, table, upstream) else torch.mm
+        return times(rows, table).reshape(x.shape), times(rows.T, x.flatten(0, -2))

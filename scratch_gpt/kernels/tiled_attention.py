@@ -27,7 +27,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scratch_gpt.causal_mask import check_kernel_inputs, hidden_keys
-from scratch_gpt.numerics import accumulate_dtype
+from scratch_gpt.numerics import accumulate_dtype, needs_gradients
 from scratch_gpt.tap import Tap
 
 LOG_2 = math.log(2.0)
@@ -63,7 +63,7 @@ def tiled_attention(  # noqa: PLR0913 - the signature of an attention kernel
     the backward of Dao 2023 (arXiv 2307.08691), section 3.1.2.
     """
     check_kernel_inputs(query, key, value, mask)
-    if dropout_probability == 0.0 and not _needs_gradients(query, key, value):
+    if dropout_probability == 0.0 and not needs_gradients(query, key, value):
         batch, n_head, time_q, _ = query.shape
         if time_q <= tile and batch * n_head * time_q * key.shape[-2] <= _CACHED:
             return one_tile_attention(query, key, value, mask)
@@ -106,10 +106,6 @@ def _empty_context(query: Tensor) -> Tensor:
     """Return an uninitialised context in the layout of merged heads: merging copies nothing."""
     batch, n_head, time_q, head_width = query.shape
     return query.new_empty(batch, time_q, n_head, head_width).transpose(1, 2)
-
-
-def _needs_gradients(*inputs: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
 
 
 def compute_dtype(like: Tensor) -> torch.dtype:
