@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.timing import Run, cache_flusher, seconds
+from scratch_gpt.kernels import onednn
 
 _COLUMNS = 2048
 """Columns of a product in blocks."""
@@ -34,7 +35,7 @@ def products_alone(model: nn.Module, batch: int, time: int) -> Run:
 
     The rows are random.
     """
-    layouts = (_by_rows, _by_columns, _turned, _in_blocks)
+    layouts = (_by_rows, _by_columns, _turned, _in_blocks, _by_onednn)
     return fastest(
         matrices(model), [functools.partial(layout, rows=batch * time) for layout in layouts], 3
     )
@@ -63,6 +64,12 @@ def _in_blocks(weight: Tensor, rows: int) -> Run:
     stored, x = weight.T.contiguous(), _drawn(rows, weight)
     parts = [part.T for part in torch.split(stored, _COLUMNS)]
     return lambda: [torch.mm(x, part) for part in parts]
+
+
+def _by_onednn(weight: Tensor, rows: int) -> Run:
+    """Return `x W` by oneDNN where it can be used, of a weight stored `[out in]`."""
+    stored, x = weight.T.contiguous().T, _drawn(rows, weight)
+    return lambda: (onednn.product if onednn.suits(x, stored) else torch.mm)(x, stored)
 
 
 def _by_vector(weight: Tensor) -> Run:

@@ -26,9 +26,11 @@ TORCH_NAMES = {
     *("torch.autograd.Function", "torch.autograd.function.FunctionCtx"),
     *("torch.autograd.function.once_differentiable", "torch.compile"),
     # making and joining
-    *("torch.arange", "torch.cat", "torch.empty", "torch.rand_like", "torch.tensor"),
+    *("torch.arange", "torch.cat", "torch.empty", "torch.ones", "torch.rand_like"),
+    *("torch.split", "torch.tensor"),
     # elementwise mathematics and products
-    *("torch.addmm", "torch.bmm", "torch.exp", "torch.mm", "torch.rsqrt", "torch.tanh"),
+    *("torch.addmm", "torch.baddbmm", "torch.bmm", "torch.exp", "torch.mm", "torch.rsqrt"),
+    "torch.tanh",
     "torch.var_mean",
     "torch.sqrt",
     *("torch.add", "torch.addcmul", "torch.div", "torch.minimum", "torch.mul", "torch.sub"),
@@ -51,6 +53,14 @@ TORCH_NAMES = {
     "torch.is_deterministic_algorithms_warn_only_enabled",
     *("torch.get_num_threads", "torch.set_num_threads", "torch.__version__", "torch.backends"),
     *("torch.backends.cpu", "torch.backends.cpu.get_cpu_capability"),
+    # the second library of matrix products
+    *(
+        "torch.backends.mkldnn",
+        "torch.backends.mkldnn.enabled",
+        "torch.compiler",
+        "torch.compiler.is_compiling",
+    ),
+    *("torch.ops", "torch.ops.mkldnn"),
     "torch.where",
 }
 """Every name of torch that the model may use; each is an array operation or a container."""
@@ -80,7 +90,7 @@ TENSOR_ATTRIBUTES = {
     *("to", "view_as", "expand", "stride"),
     # elementwise mathematics and reductions
     *("amax", "any", "exp_", "log", "masked_fill", "masked_fill_", "mean", "sum"),
-    *("add_", "exp2_", "log2", "log_", "mul_", "rsqrt_", "sigmoid_", "sub_"),
+    *("add_", "exp2_", "log2", "log_", "mul_", "rsqrt_", "sigmoid_", "sub_", "triu_"),
     # the next token: sums from one end, an order, the largest, windows of a text
     *("all", "argmax", "cumsum", "scatter", "scatter_add_", "sort", "topk", "unbind", "unfold"),
     # a step of the optimizer, in place, and what it may be made of
@@ -89,7 +99,7 @@ TENSOR_ATTRIBUTES = {
     # initial values
     *("fill_", "normal_"),
     # the engine of derivatives
-    "backward",
+    *("backward", "requires_grad"),
     # a checkpoint's bytes, to be digested, and its numbers in the model's type
     *("contiguous", "float", "is_floating_point", "nbytes", "numpy", "view"),
     # attributes of other objects with the same spelling: a dataclass field's name, a device's
@@ -226,7 +236,8 @@ def operations_of_a_generation(recorded: Callable) -> set[str]:
 def test_generation_runs_nothing_ready_made(recorded: Callable) -> None:
     ran = operations_of_a_generation(recorded)
     assert not forbidden(ran)
-    assert {"addmm", "var_mean", "exp2_", "sigmoid_", "cumsum", "sort"} <= ran
+    assert {"var_mean", "exp2_", "sigmoid_", "cumsum", "sort"} <= ran
+    assert ran & {"addmm", "_linear_pointwise"}
 
 
 def test_a_fault_injected_in_a_step_is_found_in_what_runs(

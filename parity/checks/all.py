@@ -105,7 +105,8 @@ def cases(config: Mapping[str, Any]) -> list[Case]:
     edges = edges[: 6 if large else 9]
     found += [make(1, t) for t in dict.fromkeys(edges) if t <= longest and t not in lengths]
     if not any(is_ragged(config, *one[:2]) for one in chosen):
-        found += [make(batch, time) for batch, time in ragged(config)]
+        most = MOST if large else 4 * MOST
+        found += [make(batch, time) for batch, time in ragged(config, most)]
     found.append(make(3, min(37, longest), "both", dtype="float32", modes=_ROUNDING))
     if longest > ODD:
         modes = _ROUNDING[: 1 if large else 2]
@@ -226,10 +227,10 @@ def is_ragged(config: Mapping[str, Any], batch: int, time: int) -> bool:
     return bool(sizes[-1] != sizes[0])
 
 
-def ragged(config: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Return the smallest batch and length with a ragged last group, if there are any."""
+def ragged(config: Mapping[str, Any], most: int) -> list[tuple[int, int]]:
+    """Return the smallest batch and length of at most `most` positions with a ragged last group."""
     sizes = itertools.product(BATCHES, range(1, config["n_positions"] + 1))
-    return [one for one in sizes if math.prod(one) <= MOST and is_ragged(config, *one)][:1]
+    return [one for one in sizes if math.prod(one) <= most and is_ragged(config, *one)][:1]
 
 
 def not_seen(given: Inputs, backends: Sequence[str], dtype: str) -> list[Section]:

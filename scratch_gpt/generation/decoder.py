@@ -225,12 +225,13 @@ class Head:
 
     Such a product reads the whole table. On a CPU in float32 MKL reads a table `[width vocab]` 1.9
     times as fast as `[vocab width]`, which it sums row by row; so there the table is copied once.
-    oneDNN reads both equally fast, and in half precision a copy was no faster.
+    oneDNN, for two rows or more, reads both equally fast. In half precision a copy was no faster.
     """
 
     def __init__(self, table: Float[Tensor, "vocab width"], *, rows: int) -> None:
         on_cpu = table.device.type == "cpu"
-        copied = on_cpu and table.dtype is torch.float32 and not onednn.suits(table)
+        by_onednn = rows > 1 and onednn.suits(table)
+        copied = on_cpu and table.dtype is torch.float32 and not by_onednn
         weight = table.detach().T.contiguous() if copied else table.detach().T
         self.weight = split_weight(weight, rows=rows)
         self.copied_bytes = weight.nbytes if copied else 0
@@ -250,11 +251,13 @@ def split_weight(
     summed. Sums of parts also round less, and a residual is added after them: starting from the
     residual, every partial sum would be rounded at its size.
 
-    There is one part where splitting does not help: with many rows, on a GPU, for oneDNN, and in
-    half precision, for which the library uses all threads. There it reads a column of the weight at
-    a time, so that the weight is copied with its columns in one piece.
+    There is one part where splitting does not help: with many rows, on a GPU, where oneDNN takes
+    two rows or more, and in half precision, for which the library uses all threads. In half
+    precision it reads a column of the weight at a time, so that the weight is copied with its
+    columns in one piece.
     """
-    few = rows <= _MOST_ROWS and weight.device.type == "cpu" and not onednn.suits(weight)
+    few = rows <= _MOST_ROWS and weight.device.type == "cpu"
+    few = few and not (rows > 1 and onednn.suits(weight))
     parts = 1
     if few and weight.element_size() < _FLOAT32_BYTES:
         return weight.T.contiguous().T[None]

@@ -79,7 +79,7 @@ class _Gelu(Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, upstream: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        d_x = x.new_empty(x.shape)
         blocks = (torch.split(t.reshape(-1, t.shape[-1]), _ROWS) for t in (x, upstream, d_x))
         scratch = x.new_empty(2, _ROWS, x.shape[-1])
         for rows, d_gelu, slope in zip(*blocks, strict=True):

@@ -236,10 +236,9 @@ class _Outputs(NamedTuple):
 
 
 def groups(shape: tuple[int, ...], time_k: int, tile: int) -> Iterator[slice]:
-    """Yield groups of sequences to process together: of about one size, and within the cache."""
+    """Yield groups of sequences to process together: as many as fit the cache."""
     batch, n_head, *_ = shape
-    fitting = max(1, _CACHED // (n_head * min(tile, time_k) * time_k))
-    together = -(-batch // -(-batch // fitting))
+    together = max(1, _CACHED // (n_head * min(tile, time_k) * time_k))
     for first in range(0, batch, together):
         yield slice(first, min(first + together, batch))
 

@@ -12,7 +12,7 @@ from bench.limits import READS, fastest, matrices, product_flops, products_alone
 from bench.models import Models
 
 Recorded = Callable[[], TorchDispatchMode]
-PRODUCTS = {"mm", "mv", "addmv", "bmm"}
+PRODUCTS = {"mm", "mv", "addmv", "bmm", "_linear_pointwise"}
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_the_products_of_a_forward_pass(models: Models, recorded: Recorded) -> N
     run = products_alone(models.ours, 2, 5)
     with torch.no_grad(), recorded() as operations:
         run()
-    made = [math.prod(shape) for name, shape in operations.ran if name == "mm"]
+    made = [math.prod(shape) for name, shape in operations.ran if name in PRODUCTS]
     assert sorted(made) == sorted(10 * out for out in [63, 21, 84, 21] * 12 + [211])
     per_row = 12 * (21 * 63 + 21 * 21 + 2 * 21 * 84) + 21 * 211
     assert product_flops(models.ours, 2, 5) == 2 * 10 * per_row
@@ -46,7 +46,13 @@ def test_every_layout_computes_the_product(models: Models, monkeypatch: pytest.M
     monkeypatch.setattr(limits, "_drawn", lambda rows, weight: torch.ones(rows, weight.shape[0]))
     weight = matrices(models.ours)[0].clone()
     wanted = weight.sum(0)
-    of_rows = (limits._by_rows, limits._by_columns, limits._turned, limits._in_blocks)
+    of_rows = (
+        limits._by_rows,
+        limits._by_columns,
+        limits._turned,
+        limits._in_blocks,
+        limits._by_onednn,
+    )
     for layout in of_rows:
         product = layout(weight, rows=3)()
         joined = torch.cat(list(product), dim=1) if isinstance(product, list) else product
