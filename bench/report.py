@@ -123,6 +123,8 @@ def figure(series: Sequence[Series]) -> Any:  # noqa: ANN401 - matplotlib's Figu
     panels = made.subplots(1, len(works), squeeze=False)[0]
     for panel, work in zip(panels, works, strict=True):
         _draw(panel, work, [point for point in series if point.work == work], colours)
+    lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
+    made.legend(lines.values(), lines.keys(), loc="outside right upper")  # it would hide lines
     return made
 
 
@@ -146,7 +148,6 @@ def _draw(
     panel.set(title=work, xlabel="tokens", ylabel="milliseconds", xscale="log", yscale="log")
     panel.set_xticks(times, [str(time) for time in times], rotation=90)
     panel.set_xticks([], minor=True)
-    panel.legend()
 
 
 def figure_class() -> Any:  # noqa: ANN401 - as above
