@@ -216,6 +216,9 @@ def test_there_is_a_part_for_each_thread(threads: int, weight: Tensor) -> None:
 def test_a_weight_is_split_only_if_that_helps(weight: Tensor) -> None:
     cut = [(weight, 16), (weight, 17), (weight.bfloat16(), 1), (weight[:23], 1)]
     assert [len(split_weight(each, rows=rows)) for each, rows in cut] == [2, 1, 1, 1]
+    single = weight.float()
+    by_onednn = onednn.suits(single)  # which takes two rows or more whole
+    assert [len(split_weight(single, rows=rows)) for rows in (1, 2)] == [2, 1 if by_onednn else 2]
 
 
 def test_split_weight_copies_nothing(threads: int, weight: Tensor) -> None:

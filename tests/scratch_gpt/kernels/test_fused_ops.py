@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional
 
 from scratch_gpt.embeddings import head
+from scratch_gpt.kernels import fused_ops
 from scratch_gpt.kernels.fused_ops import fused_gelu, fused_head, fused_layer_norm
 from scratch_gpt.layer_norm import layer_norm
 from scratch_gpt.mlp import gelu
@@ -113,6 +114,15 @@ def test_head_is_the_product_with_every_token(form: str, draw: Draw, assert_same
     x, table = draw(2, 5, 7), draw(37, 7)
     expected = torch.einsum("btw,vw->btv", x, table)
     assert_same(expected, HEADS[form](x, table))
+
+
+@pytest.mark.parametrize("columns", [1, 8, 36, 37, 38])
+def test_blocks_of_the_vocabulary_make_the_whole(
+    columns: int, draw: Draw, assert_same: Same, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_ops, "_COLUMNS", columns)
+    x, table = draw(2, 5, 7), draw(37, 7)
+    assert_same(x @ table.T, fused_head(x, table))
 
 
 def test_head_gradients_agree_with_differences(draw: Draw) -> None:
