@@ -79,7 +79,7 @@ class _Gelu(Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, upstream: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        d_x = x.new_empty(x.shape)
+        d_x: Tensor = x.new_empty(x.shape)
         blocks = (torch.split(t.reshape(-1, t.shape[-1]), _ROWS) for t in (x, upstream, d_x))
         scratch = x.new_empty(2, _ROWS, x.shape[-1])
         for rows, d_gelu, slope in zip(*blocks, strict=True):
@@ -151,10 +151,11 @@ class _LayerNorm(Function):
 def fused_head(
     x: Float[Tensor, "batch time width"], table: Float[Tensor, "vocab width"]
 ) -> Float[Tensor, "batch time vocab"]:
-    """Return `head(x, table)`, a block of the vocabulary at a time, written into aligned rows.
+    """Return `head(x, table)`, by oneDNN where that is faster.
 
-    Both speed up this largest product. The result is contiguous along the vocabulary;
-    `scratch_gpt.numerics` explains the row stride.
+    MKL computes a block of the vocabulary at a time, and writes it into aligned rows: both speed up
+    this largest product. The result is contiguous along the vocabulary; `scratch_gpt.numerics`
+    explains the row stride.
     """
     result: Tensor = _Head.apply(x, table)  # type: ignore[no-untyped-call]
     return result
@@ -166,7 +167,7 @@ _COLUMNS = 2048
 
 
 class _Head(Function):
-    """A product with `out=`, which torch cannot differentiate by itself."""
+    """A product by oneDNN or with `out=`: torch differentiates neither by itself."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, table: Tensor) -> Tensor:
