@@ -342,12 +342,14 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
     with injected():
         yield from search_rows(asked.seed)
     searched = beams.search_all(run, asked.searched)
-    yield from beams.beam_rows(run, searched)
+    rows = list(beams.beam_rows(run, searched))
+    yield from rows
     if dtype == "float64":
         return
     run = run_in(dtype)
     yield from texts.rounding_rows(run, run.cases(), PRECISIONS[dtype])
-    yield from beams.beam_rounding_rows(run, searched, PRECISIONS[dtype])
+    wrong = {row.tap for row in rows if row.status is not Status.PASS}
+    yield from beams.beam_rounding_rows(run, searched, PRECISIONS[dtype], wrong)
     narrow = dtype if dtype in _HALF else _HALF[0]
     run = run_in(narrow)
     yield from texts.rounding_rows(

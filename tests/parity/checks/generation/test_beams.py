@@ -1,18 +1,21 @@
 """Beam search against Hugging Face's, setting by setting, and rules against its processors."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from transformers import OpenAIGPTLMHeadModel
 
-from parity.checks.generation import rules, scripted
+from parity.checks.generation import beams, rules, scripted
 from parity.checks.generation import texts as references
 from parity.checks.generation.beams import Setting, found_by, found_by_oracle, rescored, unfilled
 from parity.checks.generation.faults import GENERATION_FAULTS, inject
+from parity.core import reordered
+from parity.core.comparison import no_progress
 from parity.core.metrics import Status
-from parity.core.tolerances import Bounds
+from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from reference import huggingface_generation
 from scratch_gpt import GPT
 from scratch_gpt.generation import beam_search
@@ -69,6 +72,62 @@ def test_texts_and_scores_are_hugging_faces(
     exact = found_by(decoder, PROMPTS, setting, rules, new=NEW, end_id=END)
     assert_same(rescored(truth, PROMPTS, exact, setting), exact.scores)
     assert_same(right.scores, exact.scores)
+
+
+@pytest.mark.parametrize(
+    ("error", "elsewhere", "wrong", "looks", "status"),
+    [
+        (4e-7, 0.0, (), reordered.RUNS, Status.FAIL),
+        (4e-7, 3e-7, (), 1, Status.PASS),
+        (4e-7, 3e-7, ("beams.plain.scores",), 0, Status.FAIL),
+        (1e-5, 3e-7, (), reordered.RUNS, Status.FAIL),
+        (0.0, 0.0, (), 0, Status.PASS),
+    ],
+)
+def test_rounding_is_measured_again_before_a_score_fails(  # noqa: PLR0913 - a case, and fixtures
+    error: float,
+    elsewhere: float,
+    wrong: tuple[str, ...],
+    looks: int,
+    status: Status,
+    ours: GPT,
+    theirs: OpenAIGPTLMHeadModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hugging Face's scores are exact, ours have an `error`; in another order theirs have one too.
+
+    Its texts come from its real search, of the permuted models as well.
+    """
+    search, models, truth = beams._theirs, [], references.oracle_forward(theirs)
+
+    def exact(found: beams.Found, setting: Setting, scale: float) -> beams.Found:
+        scores = rescored(truth, PROMPTS[:2], found, setting)
+        return dataclasses.replace(found, scores=scores * scale)
+
+    def search_of(run: references.Pass, asked: beams.BeamInputs, setting: Setting) -> beams.Found:
+        models.append(run.reference)
+        is_first = run.reference is theirs
+        return exact(search(run, asked, setting), setting, 1.0 + (0.0 if is_first else elsewhere))
+
+    monkeypatch.setattr(beams, "SETTINGS", beams.SETTINGS[:1])
+    monkeypatch.setattr(beams, "_theirs", search_of)
+    own = beams._found
+    monkeypatch.setattr(beams, "_found", lambda *asked: exact(own(*asked), asked[2], 1.0 + error))
+    run = references.Pass(
+        model=ours,
+        reference=theirs,
+        truth=truth,
+        prompts=[],
+        new=NEW,
+        bounds=bounds_for("float32"),
+        progress=no_progress,
+    )
+    asked = beams.BeamInputs(prompts=PROMPTS[:2], new=NEW, end_id=END)
+    texts, scores = beams.beam_rounding_rows(run, asked, PRECISIONS["float32"], wrong)
+    assert (texts.status, scores.status) == (Status.PASS, status)
+    assert len(models) == 1 + looks
+    orders = {tuple(model.transformer.h[0].mlp.c_fc.bias.tolist()) for model in models}
+    assert len(orders) == 1 + looks
 
 
 def test_every_rule_agrees_and_has_an_effect() -> None:
