@@ -2,8 +2,8 @@
 
 A tile of queries attends to the keys up to its own end and to no others. So no tile of scores that
 lies entirely in the future is computed, and the largest buffer is `[tile time_k]`: it grows with
-the length and not with its square. Within such a strip the causal mask can hide something only in
-the last `tile` columns, so only these are masked.
+the length and not with its square. The product of queries and keys starts at the causal mask, a
+bias of 0 or minus infinity, instead of at 0.
 
 The backward saves no scores either. With `p` a strip's softmax, `c` its context and `g` the
 gradient of `c`,
@@ -12,7 +12,7 @@ gradient of `c`,
 
 where `g . c` is one number a row, and `p` is recomputed from the logarithm of its normalizer.
 
-Scores are kept in units of log(2): `2^(s / log 2) = e^s`. The factor joins the query's scale, and
+Scores are kept in units of log(2): `2^(s / log 2) = e^s`. The factor joins their scale, and
 `exp2` is 2.6 times as fast as `exp`, as measured. Such scores fit float32 up to 2.3e38.
 """
 
@@ -37,9 +37,10 @@ TILE = 64
 """Queries per tile: the smallest that keeps the matrix product busy. Of 32 to 256 it was the
 fastest, measured at 128 to 512 tokens. Above the diagonal it wastes 1/8 of the work at 512."""
 
-_CACHED = 1 << 18
-"""Scores computed at once, unless a single sequence has more: 1 MiB in float32. With four times as
-much, the memory is returned to the system and faulted in again at some lengths."""
+_CACHED = 1 << 20
+"""Scores computed at once, unless a single sequence has more: 4 MiB in float32. With a quarter of
+it, 4 x 192 tokens took 1.3 times as long. With four times as much 8 x 512 took 1.5 times as long:
+the memory was returned to the system and faulted in again."""
 
 
 def tiled_attention(  # noqa: PLR0913 - the signature of an attention kernel
@@ -67,8 +68,7 @@ def tiled_attention(  # noqa: PLR0913 - the signature of an attention kernel
         batch, n_head, time_q, _ = query.shape
         if time_q <= tile and batch * n_head * time_q * key.shape[-2] <= _CACHED:
             return one_tile_attention(query, key, value, mask)
-        no_normalizer = query.new_empty(batch, n_head, 0, 1)
-        return _forward(query, key, value, mask, tile, no_normalizer)[0]
+        return _forward(query, key, value, mask, tile)[0]
     result: Tensor = _Tiled.apply(query, key, value, mask, dropout_probability, tile)  # type: ignore[no-untyped-call]
     return result
 
@@ -87,15 +87,8 @@ def one_tile_attention(
     """
     dtype = compute_dtype(query)
     queries, keys, values = (x.to(dtype).flatten(0, 1) for x in (query, key, value))
-    time_q, time_k = query.shape[-2], key.shape[-2]
-    if mask is None:
-        bias = queries.new_full((time_q, time_k), float("-inf")).triu_(time_k - time_q + 1)
-    else:
-        hidden = hidden_keys(time_q, time_k, mask, query.device).expand(-1, query.shape[1], -1, -1)
-        bias = queries.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf")).flatten(0, 1)
-    scale = query.shape[-1] ** -0.5 / LOG_2
-    scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale)
-    scores = scores.to(accumulate_dtype(dtype))
+    repeated = None if mask is None else mask.repeat_interleave(query.shape[1], 0)
+    scores = _masked_scores(queries, keys, repeated, _causal_bias(query.shape[-2], keys))
     powers = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
     total = powers.sum(-1, keepdim=True).view(*query.shape[:-1], 1)
     weighted = torch.bmm(powers.to(dtype), values).view(query.shape)
@@ -123,16 +116,17 @@ def _forward(  # noqa: PLR0913 - the kernel's arguments
     value: Tensor,
     mask: Tensor | None,
     tile: int,
-    normalizer: Tensor,
     dropout_probability: float = 0.0,
+    normalizer: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the context and the dropout masks; write the normalizers."""
+    """Return the context and the dropout masks; write the normalizers, if they are wanted."""
     context = _empty_context(query)
-    ceiling = _causal_ceiling(min(tile, query.shape[2]), query)
+    causal = _causal_bias(min(tile, query.shape[2]), key)
     dropout_masks: list[Tensor] = []
     for group in groups(query.shape, key.shape[-2], tile):
-        inputs = _Inputs.of(group, query, key, value, mask, ceiling)
-        dropout_masks += _attend(inputs, context[group], normalizer[group], dropout_probability)
+        inputs = _Inputs.of(group, query, key, value, mask, causal)
+        rows = None if normalizer is None else normalizer[group]
+        dropout_masks += _attend(inputs, context[group], rows, dropout_probability)
     return context, dropout_masks
 
 
@@ -147,12 +141,12 @@ class _Tiled(Function):
         dropout_probability: float,
         tile: int,
     ) -> Tensor:
-        # Only a backward needs the normalizers.
-        rows = query.shape[2] if any(ctx.needs_input_grad) else 0  # type: ignore[attr-defined]
         dtype = accumulate_dtype(query.dtype)
-        normalizer = query.new_empty(*query.shape[:2], rows, 1, dtype=dtype)
+        normalizer = None
+        if any(ctx.needs_input_grad):  # type: ignore[attr-defined]
+            normalizer = query.new_empty(*query.shape[:3], 1, dtype=dtype)
         context, dropout_masks = _forward(
-            query, key, value, mask, tile, normalizer, dropout_probability
+            query, key, value, mask, tile, dropout_probability, normalizer
         )
         ctx.save_for_backward(query, key, value, mask, context, normalizer, *dropout_masks)  # type: ignore[arg-type]
         ctx.options = dropout_probability, tile  # type: ignore[attr-defined]
@@ -166,10 +160,10 @@ class _Tiled(Function):
         upstream = upstream.to(compute_dtype(query))
         row_dot = (upstream * context).sum(-1, keepdim=True)
         gradients = [x.new_zeros(x.shape, dtype=upstream.dtype) for x in (query, key, value)]
-        ceiling = _causal_ceiling(min(tile, query.shape[2]), query)
+        causal = _causal_bias(min(tile, query.shape[2]), key)
         masks = iter(dropout_masks)
         for group in groups(query.shape, key.shape[-2], tile):
-            inputs = _Inputs.of(group, query, key, value, mask, ceiling)
+            inputs = _Inputs.of(group, query, key, value, mask, causal)
             outputs = _Outputs.of(group, upstream, row_dot, normalizer, *gradients)
             _attend_backward(inputs, outputs, masks, dropout_probability)
         return (*(gradient.to(query.dtype) for gradient in gradients), None, None, None)
@@ -179,17 +173,15 @@ class _Inputs(NamedTuple):
     """The inputs of a group of sequences; the heads of all of them are one axis."""
 
     query: Tensor
-    """`[heads time_q head_width]`, scaled: its products are scores over log(2)."""
+    """`[heads time_q head_width]`."""
     key: Tensor
     """`[heads time_k head_width]`."""
     value: Tensor
     """`[heads time_k head_width]`."""
     mask: Tensor | None
     """`[heads time_k]`, bool, False at padding; None without padding."""
-    ceiling: Tensor
-    """`[tile tile]`: minus infinity where the key is in the future, else infinity."""
-    scratch: Tensor
-    """Memory for the scores of one strip at a time: fresh memory costs more than the product."""
+    causal: Tensor
+    """`[tile time_k]`, of `_causal_bias`."""
 
     @classmethod
     def of(  # noqa: PLR0913 - the kernel's arguments
@@ -199,18 +191,19 @@ class _Inputs(NamedTuple):
         key: Tensor,
         value: Tensor,
         mask: Tensor | None,
-        ceiling: Tensor,
+        causal: Tensor,
     ) -> "_Inputs":
-        """Return the inputs of the sequences in `group`; keys and values are views if possible.
-
-        The query is scaled, not the product, which may overflow where the scores do not.
-        """
+        """Return the inputs of the sequences in `group`: views if possible."""
         dtype = compute_dtype(query)
         queries, keys, values = (x[group].flatten(0, 1).to(dtype) for x in (query, key, value))
         repeated = None if mask is None else mask[group].repeat_interleave(query.shape[1], 0)
-        scaled = queries * (query.shape[-1] ** -0.5 / LOG_2)
-        scratch = scaled.new_empty(len(scaled) * len(ceiling) * keys.shape[1])
-        return cls(scaled, keys, values, repeated, ceiling, scratch)
+        return cls(queries, keys, values, repeated, causal.to(dtype))
+
+    def scores(self, queries: slice, seen: int) -> Tensor:
+        """Return the scores of a tile of queries and the keys up to its end, `[heads tile seen]`."""
+        rows = self.query[:, queries]
+        mask = None if self.mask is None else self.mask[:, :seen]
+        return _masked_scores(rows, self.key[:, :seen], mask, self.causal[-rows.shape[1] :, -seen:])
 
 
 class _Outputs(NamedTuple):
@@ -246,50 +239,50 @@ def groups(shape: tuple[int, ...], time_k: int, tile: int) -> Iterator[slice]:
 def _strips(inputs: _Inputs) -> Iterator[tuple[slice, int]]:
     """Yield each tile of queries, and the number of keys that its last query attends to."""
     time_q, past = inputs.query.shape[1], inputs.key.shape[1] - inputs.query.shape[1]
-    tile = len(inputs.ceiling)
+    tile = len(inputs.causal)
     for start in range(0, time_q, tile):
         end = min(start + tile, time_q)
         yield slice(start, end), past + end
 
 
-def _masked_scores(inputs: _Inputs, queries: slice, seen: int) -> Tensor:
-    """Return a strip's scores over log(2), `[heads tile seen]`, minus infinity where hidden."""
-    rows = inputs.query[:, queries]
-    heads, tile, _ = rows.shape
-    product = inputs.scratch[: heads * tile * seen].view(heads, tile, seen)
-    torch.bmm(rows, inputs.key[:, :seen].transpose(1, 2), out=product)
+def _masked_scores(query: Tensor, key: Tensor, mask: Tensor | None, causal: Tensor) -> Tensor:
+    """Return a tile's scores over log(2), `[heads time_q seen]`, minus infinity where hidden.
+
+    The product starts at the causal mask, which costs less than a fill after it. `mask` is
+    `[heads seen]`, `causal` a part of `_causal_bias`.
+    """
+    scale = query.shape[-1] ** -0.5 / LOG_2
+    product = torch.baddbmm(causal, query, key.transpose(1, 2), alpha=scale)
     scores = product.to(accumulate_dtype(product.dtype))
-    if inputs.mask is None:
-        # A minimum with minus infinity masks at a quarter of the cost of a fill.
-        corner = scores[:, :, seen - tile :]
-        torch.minimum(corner, inputs.ceiling[:tile, :tile], out=corner)
+    if mask is None:
         return scores
-    hidden = hidden_keys(tile, seen, inputs.mask[:, :seen], scores.device)[:, 0]
+    hidden = hidden_keys(query.shape[1], key.shape[1], mask, scores.device)[:, 0]
     return scores.masked_fill_(hidden, float("-inf"))
 
 
-def _causal_ceiling(tile: int, like: Tensor) -> Tensor:
-    """Return `[tile tile]`: minus infinity where the key is in the future, else infinity."""
-    future = hidden_keys(tile, tile, None, like.device)[0, 0]
-    ceiling = like.new_full(future.shape, float("inf"), dtype=accumulate_dtype(like.dtype))
-    return ceiling.masked_fill_(future, float("-inf"))
+def _causal_bias(tile: int, key: Tensor) -> Tensor:
+    """Return `[tile time_k]`: minus infinity where a query of the last tile must not attend, or 0.
+
+    Its last rows and columns are those of any other tile.
+    """
+    time_k = key.shape[-2]
+    return key.new_full((tile, time_k), float("-inf")).triu_(time_k - tile + 1)
 
 
 def _attend(
-    inputs: _Inputs, context: Tensor, normalizer: Tensor, dropout_probability: float
+    inputs: _Inputs, context: Tensor, normalizer: Tensor | None, dropout_probability: float
 ) -> list[Tensor]:
     """Write the context and the normalizers of a group; return the dropout masks.
 
-    The softmax's division is applied to the context, which is narrower. `normalizer` is empty if
-    there is no backward.
+    The softmax's division is applied to the context, which is narrower.
     """
     dropout_masks = []
     for queries, seen in _strips(inputs):
-        scores = _masked_scores(inputs, queries, seen)
+        scores = inputs.scores(queries, seen)
         largest = scores.amax(-1, keepdim=True)
         powers = scores.sub_(largest).exp2_()
         total = powers.sum(-1, keepdim=True)
-        if normalizer.numel():
+        if normalizer is not None:
             rows = normalizer[:, :, queries]
             torch.add(total.log2().view_as(rows), largest.view_as(rows), out=rows)
         if dropout_probability > 0.0:
@@ -314,7 +307,7 @@ def _attend_backward(
     scale = inputs.query.shape[-1] ** -0.5
     dtype = inputs.query.dtype
     for queries, seen in _strips(inputs):
-        weights = _masked_scores(inputs, queries, seen).sub_(outputs.normalizer[:, queries]).exp2_()
+        weights = inputs.scores(queries, seen).sub_(outputs.normalizer[:, queries]).exp2_()
         upstream = outputs.upstream[:, queries]
         slopes = (upstream @ inputs.value[:, :seen].transpose(1, 2)).to(weights.dtype)
         used = weights
@@ -326,6 +319,5 @@ def _attend_backward(
         outputs.value[:, :seen].add_(used.to(dtype).transpose(1, 2) @ upstream)
         slopes = slopes.sub_(outputs.row_dot[:, queries]).mul_(weights).to(dtype)
         torch.mul(slopes @ inputs.key[:, :seen], scale, out=outputs.query[:, queries])
-        # The query is scaled already, and in units of log(2), which a gradient is not.
         key_gradient = slopes.transpose(1, 2) @ inputs.query[:, queries]
-        outputs.key[:, :seen].add_(key_gradient, alpha=LOG_2)
+        outputs.key[:, :seen].add_(key_gradient, alpha=scale)
