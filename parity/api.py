@@ -38,10 +38,10 @@ from parity.core.runners import build_huggingface
 from parity.core.tolerances import precision_of
 from parity.errors import InputRejectedError, UsageError, mapped_errors
 from parity.options import (
+    INVARIANTS_SEQ_LEN,
     MOST,
     BatchOptions,
     GenerationOptions,
-    InvariantsOptions,
     file_digest,
     with_digests,
 )
@@ -144,7 +144,7 @@ def invariants(  # noqa: PLR0913 - all but one have defaults
     model: Model,
     *,
     weights: str | None = None,
-    seq_len: int = InvariantsOptions.seq_len,
+    seq_len: int = INVARIANTS_SEQ_LEN,
     seed: int = 0,
     dtype: str = "float64",
     call: str | None = None,

@@ -106,7 +106,9 @@ class TokenIdsOption:
     )
 
 
-DEFAULT_SEQ_LEN = 512
+DEFAULT_SEQ_LEN, TRAINING_SEQ_LEN, INVARIANTS_SEQ_LEN = 512, 70, 129
+"""Tokens in a row where nothing is asked for, if the model takes so many."""
+
 MOST = 1_000_000
 """The largest value of a number of rows, tokens, strings, prompts or steps."""
 
@@ -116,7 +118,12 @@ class BatchOptions(SeedOption):
     """The shape of seeded token ids."""
 
     batch_size: int = option(1, "Rows of token ids.", minimum=1, maximum=MOST)
-    seq_len: int = option(DEFAULT_SEQ_LEN, "Tokens in each row.", minimum=1, maximum=MOST)
+    seq_len: int | None = option(
+        None,
+        f"Tokens in each row. Default: {DEFAULT_SEQ_LEN}, or as many as the model takes.",
+        minimum=1,
+        maximum=MOST,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -386,8 +393,12 @@ class InvariantsOptions(
     """
 
     dtype: Dtype = option("float64", "Dtype of the calls.", records=True)
-    seq_len: int = option(
-        129, "Tokens of the longest text: two tiles and one token.", minimum=1, maximum=MOST
+    seq_len: int | None = option(
+        None,
+        f"Tokens of the longest text. Default: {INVARIANTS_SEQ_LEN}, two tiles and one token, or "
+        "as many as the model takes.",
+        minimum=1,
+        maximum=MOST,
     )
 
 
@@ -413,9 +424,10 @@ class TrainingOptions(LoadOptions, ModelOptions, BatchOptions, FingerprintOption
     )
     dropout: bool = option(False, "Train with dropout. Both models use the same masks.")
     batch_size: int = option(2, "Rows of one micro-batch.", minimum=1, maximum=MOST)
-    seq_len: int = option(
-        70,
-        "Tokens in each row; by default more than a tile's 64, if the model takes them.",
+    seq_len: int | None = option(
+        None,
+        f"Tokens in each row. Default: {TRAINING_SEQ_LEN}, more than a tile's 64, or as many as "
+        "the model takes.",
         minimum=1,
         maximum=MOST,
     )

@@ -84,7 +84,9 @@ from parity.faults.registry import Fault, faults_of, parse
 from parity.known_faults import known_faults
 from parity.options import (
     DEFAULT_SEQ_LEN,
+    INVARIANTS_SEQ_LEN,
     MOST,
+    TRAINING_SEQ_LEN,
     AllOptions,
     DoctorOptions,
     DriftOptions,
@@ -156,9 +158,9 @@ def _inputs(
     vocab_size, longest = config["vocab_size"], config["n_positions"]
     if given is None and options.token_ids is not None:
         given = inputs.parse(options.token_ids)
-    batch, time = (options.batch_size, options.seq_len) if given is None else given.token_ids.shape
-    if given is None and time == DEFAULT_SEQ_LEN:  # the same number given looks alike
-        time = min(time, longest)
+    batch, time = options.batch_size, options.seq_len or min(DEFAULT_SEQ_LEN, longest)
+    if given is not None:
+        batch, time = given.token_ids.shape
     if time > longest:
         raise UsageError(
             f"{time} tokens in a row; the model takes {longest}",
@@ -521,13 +523,14 @@ def invariants(options: InvariantsOptions, progress: Progress) -> Report:
                 fix="use another backend",
             )
         wanted = [name for name in wanted if name != "compiled"]
-    if options.seq_len > config.n_positions and options.seq_len != InvariantsOptions.seq_len:
+    time = options.seq_len or min(INVARIANTS_SEQ_LEN, config.n_positions)
+    if time > config.n_positions:
         raise UsageError(
-            f"{options.seq_len} tokens in a row; the model takes {config.n_positions}",
-            where=f"--seq-len {options.seq_len}",
+            f"{time} tokens in a row; the model takes {config.n_positions}",
+            where=f"--seq-len {time}",
             fix=f"use at most {config.n_positions}",
         )
-    _require_room(5, min(options.seq_len, config.n_positions), weights.config)
+    _require_room(5, time, weights.config)
     models = _given_candidate(options, weights)
     if models is None:
         right = build_ours(weights)
@@ -537,7 +540,7 @@ def invariants(options: InvariantsOptions, progress: Progress) -> Report:
     report = invariants_check(
         {name: model.to(device) for name, model in models.items()},
         Sizes.of(config),
-        longest=options.seq_len,
+        longest=time,
         seed=options.seed,
         dtype=getattr(torch, options.dtype),
         call=options.call,
@@ -647,9 +650,8 @@ def training(options: TrainingOptions, progress: Progress, *, blocks: int | None
     weights = _load(options, progress)
     if is_cut := blocks is not None and blocks < int(weights.config["n_layer"]):
         weights = Parts(weights).cut(range(blocks))
-    longest, time = int(weights.config["n_positions"]), options.seq_len
-    if time == TrainingOptions.seq_len:  # the same number given looks alike
-        time = min(time, longest)
+    longest = int(weights.config["n_positions"])
+    time = options.seq_len or min(TRAINING_SEQ_LEN, longest)
     if not 1 < time <= longest:
         raise UsageError(
             f"{time} tokens in a row",

@@ -200,7 +200,7 @@ class _Inputs(NamedTuple):
         return cls(queries, keys, values, repeated, causal.to(dtype))
 
     def scores(self, queries: slice, seen: int) -> Tensor:
-        """Return the scores of a tile of queries and the keys up to its end, `[heads tile seen]`."""
+        """Return the scores of a tile of queries with the keys seen, `[heads tile seen]`."""
         rows = self.query[:, queries]
         mask = None if self.mask is None else self.mask[:, :seen]
         return _masked_scores(rows, self.key[:, :seen], mask, self.causal[-rows.shape[1] :, -seen:])

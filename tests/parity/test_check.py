@@ -235,13 +235,13 @@ DEFAULTS = {
     "dtype": "float32",
     "device": "cpu",
     "batch_size": 1,
-    "seq_len": 512,
+    "seq_len": None,
     "seed": 0,
 }
 OTHER_DEFAULTS = {
     # Its runs keep every gradient and moment.
-    "training": {"seq_len": 70, "batch_size": 2},
-    "invariants": {"seq_len": 129, "dtype": "float64"},
+    "training": {"batch_size": 2},
+    "invariants": {"dtype": "float64"},
 }
 
 

@@ -127,6 +127,21 @@ USAGE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("verb", "number"),
+    [("layerwise", 512), ("gradients", 512), ("training", 70), ("invariants", 129)],
+)
+def test_the_number_of_a_default_is_not_shortened_if_asked_for(
+    verb: str, number: int, check: Check, tmp_path: Path
+) -> None:
+    config = GPTConfig(vocab_size=60, n_positions=24, n_embd=16, n_layer=1, n_head=2)
+    GPT(config).save_pretrained(tmp_path)
+    result = check(verb, "--weights", str(tmp_path), "--seq-len", str(number))
+    assert result.exit_code == 2
+    assert f"{number} tokens in a row" in result.stderr
+    assert "24" in result.stderr
+
+
 @pytest.mark.parametrize("mistake", USAGE)
 def test_an_impossible_value_is_a_usage_error(mistake: str, check: Check) -> None:
     arguments, named = USAGE[mistake]
