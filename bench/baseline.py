@@ -25,12 +25,14 @@ def describe_machine() -> dict[str, str]:
 
     import torch
 
+    from scratch_gpt.kernels import onednn
+
     return {
         "processor": processor(),
         "architecture": platform.machine(),
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_capability": onednn.processor(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": platform.system(),
         "python": platform.python_version(),

@@ -159,7 +159,7 @@ class CandidateOptions(FaultOption, DtypeOption):
     backend: Backend = option(
         "default",
         "How our model runs: plain (each operation by its formula), tiled (no score matrix, "
-        "hand-written derivatives), fused (residual sums inside the matrix products), compiled "
+        "hand-written derivatives), fused (residuals added in the products' memory), compiled "
         "(torch.compile, one block at a time), triton (a GPU kernel). default: plain and fused; "
         "all: every backend that this machine can run.",
         records=True,

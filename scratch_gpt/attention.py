@@ -69,7 +69,7 @@ class Backend:
     head: Callable[[Tensor, Tensor], Tensor]
     linear: Callable[..., Tensor] = linear
     fuse_residual: bool = False
-    """Whether a residual is added within the matrix product before it."""
+    """Whether a residual is added in the memory of the product before it."""
     compiled: bool = False
     """Whether each block runs through `torch.compile`."""
     never_forms: tuple[str, ...] = ()

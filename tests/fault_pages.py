@@ -29,6 +29,7 @@ from parity.checks.tokens import faults as tokenizer
 from parity.checks.tokens.faults import TokenizerFault
 from parity.checks.training import faults as training
 from parity.checks.training.faults import TrainingFault
+from parity.core.results import Mode
 from parity.core.taps import BLOCK_KINDS, EMBEDDING_KINDS, OUTPUT_KINDS
 from parity.faults import conditional_faults, forward, forward_faults
 from parity.faults.forward import FORWARD_FAULTS, ForwardFault
@@ -66,7 +67,11 @@ def measure() -> dict[str, Any]:
     def record(faults: Mapping[str, Fault], run: Any, against: str, last: str) -> dict[str, Any]:  # noqa: ANN401
         def errors(fault: Fault | None) -> tuple[dict[str, float | None], Any]:
             report = run(fault)
-            rows = [row for row in report.results if row.against == against]
+            rows = [
+                row
+                for row in report.results
+                if row.against == against and row.mode is Mode.FLOAT64  # each model's own values
+            ]
             return {row.tap: row.error_ours for row in rows}, report.first_divergence
 
         right, _ = errors(None)

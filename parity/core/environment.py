@@ -19,6 +19,7 @@ import torch
 from parity.core.fingerprints import DIGITS
 from parity.errors import EnvironmentUnfitError
 from reference import compat
+from scratch_gpt.kernels import onednn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +164,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "torch": torch.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_capability": onednn.processor(),
         "threads": str(torch.get_num_threads()),
         "cores": str(os.cpu_count()),
         **{name: compat.describe(name) for name in ("transformers", "numpy", "safetensors")},

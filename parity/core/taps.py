@@ -173,8 +173,8 @@ _NO_SCORES = {
     "attn.weights": "a tiled kernel divides by the softmax's sum after the product",
 }
 _NO_SUMMANDS = {
-    "attn": "the product adds to the residual as it goes, in ln_1.input",
-    "mlp": "the product adds to the residual as it goes, in ln_2.input",
+    "attn": "the residual is added in the product's own memory, in ln_1.input",
+    "mlp": "the residual is added in the product's own memory, in ln_2.input",
 }
 
 NEVER_FORMED: dict[str, dict[str, str]] = {

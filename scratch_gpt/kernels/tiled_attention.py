@@ -37,10 +37,10 @@ TILE = 64
 """Queries per tile: the smallest that keeps the matrix product busy. Of 32 to 256 it was the
 fastest, measured at 128 to 512 tokens. Above the diagonal it wastes 1/8 of the work at 512."""
 
-_CACHED = 1 << 20
-"""Scores computed at once, unless a single sequence has more: 4 MiB in float32. With a quarter of
-it, 4 x 192 tokens took 1.3 times as long. With four times as much 8 x 512 took 1.5 times as long:
-the memory was returned to the system and faulted in again."""
+_CACHED = 1 << 19
+"""Scores computed at once, unless a single sequence has more: 2 MiB in float32. With half of it,
+4 x 192 tokens took 1.1 to 1.3 times as long. With four times as much 4 x 512 took 1.5 times as
+long: the memory was returned to the system and faulted in again."""
 
 
 def tiled_attention(  # noqa: PLR0913 - the signature of an attention kernel

@@ -10,6 +10,7 @@ import torch
 
 from scratch_gpt.data import TokenData
 from scratch_gpt.errors import InputRejectedError, UsageError, one_line, quote
+from scratch_gpt.kernels import onednn
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 from scratch_gpt.training.distributed import Group
 from scratch_gpt.training.recipe import Recipe, kept_fields
@@ -118,7 +119,7 @@ def reproducibility_settings(
         "data": data.manifest.sha256,
         "world_size": group.processes,
         "torch": str(torch.__version__),
-        "processor": torch.backends.cpu.get_cpu_capability(),
+        "processor": onednn.processor(),
     }
 
 

@@ -15,7 +15,7 @@ from parity.core import inputs
 from parity.core.inputs import Inputs
 from scratch_gpt.generation.decoder import Decoder
 from scratch_gpt.kernels.backends import BACKENDS
-from scratch_gpt.kernels.tiled_attention import TILE
+from scratch_gpt.kernels.tiled_attention import TILE, groups
 from scratch_gpt.kv_cache import KVCache
 from scratch_gpt.model import GPT
 from scratch_gpt.tap import Tap, no_tap
@@ -225,8 +225,8 @@ def _one_each(calls: Calls) -> tuple[Tensor, Tensor] | None:
 def batches(calls: Calls) -> Iterator[Case]:
     """Yield batches of which a row must not depend on the others, nor on its place."""
     longest, n_head = calls.longest, calls.subject.sizes.n_head
-    # The tiled kernel takes as many rows at once as fit its memory; the last ones are fewer.
-    together = (1 << 19) // (n_head * min(TILE, longest) * longest)
+    # The tiled kernel takes a group of rows at once; the last group is smaller.
+    together = next(groups((1 << 20, n_head, longest, 1), longest, TILE)).stop
     shapes = [(5, min(37, longest)), (5, longest)]
     if 1 < together + 2 <= 8 * _MOST // longest:
         shapes.append((together + 2, longest))

@@ -39,6 +39,13 @@ def near(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual.double(), expected.double(), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.usefixtures("either_library")
+def test_a_record_has_the_library() -> None:
+    used = onednn.processor()
+    assert ("without oneDNN" in used) is not torch.backends.mkldnn.enabled
+    assert used.startswith(torch.backends.cpu.get_cpu_capability())
+
+
 @needs_onednn
 @pytest.mark.parametrize(("rows", "fan_in", "fan_out"), SIZES)
 def test_it_is_the_product(
