@@ -88,7 +88,7 @@ def generation(  # noqa: PLR0913 - all but two have defaults
     reference: OpenAIGPTLMHeadModel,
     prompts: Sequence[Tensor] | None = None,
     *,
-    new_tokens: int = 32,
+    new_tokens: int | None = None,
     seed: int = 0,
     dtype: str = "float32",
 ) -> Report:
@@ -98,7 +98,8 @@ def generation(  # noqa: PLR0913 - all but two have defaults
         candidate: Our model, on the CPU.
         reference: Hugging Face's model with the same weights.
         prompts: Ids `[1 time]` each; 8 of different lengths are drawn where None.
-        new_tokens: Tokens to generate for each, at least 2.
+        new_tokens: Tokens to generate for each, at least 2; by default 32, or fewer in a model with
+            few positions.
         seed: Of everything that is drawn.
         dtype: The dtype whose rounding is checked; `float64` for none.
 
@@ -109,9 +110,8 @@ def generation(  # noqa: PLR0913 - all but two have defaults
         GenerationOptions(max_new_tokens=new_tokens, seed=seed),
         vocab_size=candidate.config.vocab_size,
         longest=candidate.config.n_positions,
+        prompts=prompts,
     )
-    if prompts is not None:
-        asked = dataclasses.replace(asked, prompts=prompts)
     identity = report_identity({"source": "the model's own"}, candidate.config.to_huggingface())
     return generation_check(candidate, reference, asked, dtype=dtype, identity=identity)
 
@@ -144,7 +144,7 @@ def invariants(  # noqa: PLR0913 - all but one have defaults
     model: Model,
     *,
     weights: str | None = None,
-    seq_len: int = INVARIANTS_SEQ_LEN,
+    seq_len: int | None = None,
     seed: int = 0,
     dtype: str = "float64",
     call: str | None = None,
@@ -154,21 +154,23 @@ def invariants(  # noqa: PLR0913 - all but one have defaults
     Args:
         model: Any torch module; or a class, a function or `FILE.py`, which gets the weights.
         weights: For a model that is made here: their name, by default `tiny`.
-        seq_len: Tokens of the longest text; a model with fewer positions gets fewer.
+        seq_len: Tokens of the longest text; by default 129, or as many as the model takes.
         seed: Of the ids.
         dtype: Of the calls. Those of other shapes are compared in float64 alone.
         call: How a model without taps is called, as `model(ids, targets=ids)`.
 
     Raises:
-        ParityError: The model cannot be made or called, or its sizes are not known.
+        ParityError: The model cannot be made or called, it takes no row so long, or its sizes are
+            not known.
     """
     precision_of(dtype)
-    settings = {"dtype": getattr(torch, dtype), "longest": seq_len, "seed": seed, "call": call}
-    if isinstance(model, nn.Module):
-        config = getattr(model, "config", None)
-        if isinstance(config, GPTConfig):
-            identity = report_identity({"source": "the model's own"}, config.to_huggingface())
-            return check_invariants(model, Sizes.of(config), identity=identity, **settings)
+    candidate: nn.Module
+    if isinstance(model, nn.Module) and isinstance(
+        config := getattr(model, "config", None), GPTConfig
+    ):
+        candidate, sizes = model, Sizes.of(config)
+        identity = report_identity({"source": "the model's own"}, config.to_huggingface())
+    elif isinstance(model, nn.Module):
         tables = [one.num_embeddings for one in model.modules() if isinstance(one, nn.Embedding)]
         _require(
             len(tables) > 1,
@@ -177,14 +179,29 @@ def invariants(  # noqa: PLR0913 - all but one have defaults
             "give its class, or FILE.py, and it is built from weights",
         )
         vocab_size, longest = tables[:2]
+        candidate, sizes = model, Sizes(vocab_size=vocab_size, n_positions=longest)
         identity = report_identity({"source": "the model's own"}, {})
-        sizes = Sizes(vocab_size=vocab_size, n_positions=longest)
-        return check_invariants(model, sizes, identity=identity, **settings)
-    source = load_weights(weights or "tiny")
-    sizes = Sizes.of(GPTConfig.from_huggingface(source.config))
-    identity = report_identity(source.identity, source.config)
-    candidate = build_candidate(_as_text(model), source)
-    return check_invariants(candidate, sizes, identity=identity, **settings)
+    else:
+        source = load_weights(weights or "tiny")
+        sizes = Sizes.of(GPTConfig.from_huggingface(source.config))
+        candidate = build_candidate(_as_text(model), source)
+        identity = report_identity(source.identity, source.config)
+    time = min(INVARIANTS_SEQ_LEN, sizes.n_positions) if seq_len is None else seq_len
+    _require(
+        type(time) is int and 1 <= time <= sizes.n_positions,
+        "it is no number of tokens that the model takes",
+        f"seq_len={quote(time)}",
+        f"use 1 to {sizes.n_positions}",
+    )
+    return check_invariants(
+        candidate,
+        sizes,
+        longest=time,
+        seed=seed,
+        dtype=getattr(torch, dtype),
+        call=call,
+        identity=identity,
+    )
 
 
 def run_check(

@@ -109,6 +109,9 @@ class TokenIdsOption:
 DEFAULT_SEQ_LEN, TRAINING_SEQ_LEN, INVARIANTS_SEQ_LEN = 512, 70, 129
 """Tokens in a row where nothing is asked for, if the model takes so many."""
 
+NEW_TOKENS = 32
+"""Tokens to generate where nothing is asked for, if the model has room for them."""
+
 MOST = 1_000_000
 """The largest value of a number of rows, tokens, strings, prompts or steps."""
 
@@ -457,7 +460,13 @@ class GenerationOptions(
         minimum=1,
         maximum=MOST,
     )
-    max_new_tokens: int = option(32, "Tokens to generate for each prompt.", minimum=1, maximum=MOST)
+    max_new_tokens: int | None = option(
+        None,
+        f"Tokens to generate for each prompt. Default: {NEW_TOKENS}, or fewer in a model with few "
+        "positions.",
+        minimum=1,
+        maximum=MOST,
+    )
     text: str | None = option(
         None, "A prompt instead of drawn ones; needs --vocabulary.", records=True
     )

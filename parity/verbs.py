@@ -29,8 +29,8 @@ from parity.checks.compare import compare, load_reference, source_of
 from parity.checks.drift.check import drift as drift_check
 from parity.checks.drift.reading import gather_reports
 from parity.checks.generation import faults as faults_of_generation
+from parity.checks.generation.check import FEWEST, SEARCHED, generation_inputs
 from parity.checks.generation.check import generation as generation_check
-from parity.checks.generation.check import generation_inputs
 from parity.checks.generation.faults import GenerationFault
 from parity.checks.golden import check as golden_check
 from parity.checks.gradients import faults as backward
@@ -920,6 +920,8 @@ def all_checks(options: AllOptions, progress: Progress) -> Report:
     if options.candidate is not None:
         names = [name for name in found if name not in _OF_MODELS]
         absent = dict.fromkeys([*names, "golden"], "it is not of a candidate")
+    elif int(source.config["n_positions"]) < SEARCHED + FEWEST:
+        absent["generation"] = f"it needs {SEARCHED + FEWEST} positions"
     checks: list[tuple[str, str, plan_of_all.Check]] = []
     identity = report_identity(source.identity, source.config)
     for verb, (run, its_options) in found.items():
@@ -946,13 +948,13 @@ def _verbs_of_all(
     of_model = {**given, "candidate": options.candidate}
     longest, fault = int(source.config["n_positions"]), options.inject_fault
     steps: dict[str, Any] = {}
-    texts: dict[str, Any] = {"max_new_tokens": min(32, longest // 2)}
+    texts: dict[str, Any] = {}
     words: dict[str, Any] = {}
     pairs: dict[str, Any] = {}
     steps_of = training
     if plan_of_all.is_large(source.config):
         steps = {"steps": 2, "dtype": "float64", "backend": "fused"}
-        texts = {"num_prompts": 2, "max_new_tokens": 8}
+        texts = {"num_prompts": 2, "max_new_tokens": min(8, longest - SEARCHED)}
         if kind is not InvariantFault:  # not every backend can have every fault
             pairs = {"backend": "fused"}
         if options.candidate is None:  # gradients and moments of twelve blocks take 10 GB

@@ -162,9 +162,10 @@ class Attention(nn.Module):
         value = tap_attn("value", value)
         if cache is not None:
             key, value = cache.extended(key, value)
+            query = query.to(key.dtype)  # the cache of a half-precision model may be float32
         probability = self.attn_pdrop if self.training else 0.0
         context = merge_heads(self.kernel(query, key, value, mask, tap_attn, probability))
-        return tap_attn("context", context)
+        return tap_attn("context", context.to(x.dtype))
 
     def forward(
         self,

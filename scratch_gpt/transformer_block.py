@@ -54,7 +54,7 @@ class TransformerBlock(nn.Module):
         tap: Tap,
         cache: BlockCache | None,
     ) -> Float[Tensor, "batch time width"]:
-        """Return the same with each residual added in the product's memory, without dropout between.
+        """Return the same with each residual added in the product's memory, without dropout.
 
         The sublayers' outputs never exist as tensors, so the taps `attn` and `mlp` are not called.
         """

@@ -90,7 +90,6 @@ _TABLES = (
     *("head", "lm", "unembed", "unembedding", "decoder", "e", "u", "out", "output", "classifier"),
 )
 _DOWN = ("proj", "projection", "down", "out", "output", "o", "2", "contract", "project")
-_IN_ATTENTION = ("attn", "attention", "sa", "qkv", "kv", *sum(_ATTENTION.values(), ()))
 _MLP = ("mlp", "ffn", "ff", "feed", "feedforward", "ffwd")
 
 

@@ -43,9 +43,14 @@ class _Linear(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        return onednn.product(upstream, weight.T), onednn.product(rows.T, upstream), upstream.sum(0)
+        of_rows, of_weight, of_bias = ctx.needs_input_grad  # type: ignore[attr-defined]
+        return (
+            onednn.product(upstream, weight.T) if of_rows else None,
+            onednn.product(rows.T, upstream) if of_weight else None,
+            upstream.sum(0) if of_bias else None,
+        )
 
 
 LINEAR = 2.0 * math.sqrt(2.0 / math.pi)
@@ -80,13 +85,16 @@ class _Gelu(Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
         d_x: Tensor = x.new_empty(x.shape)
-        blocks = (torch.split(t.reshape(-1, t.shape[-1]), _ROWS) for t in (x, upstream, d_x))
-        scratch = x.new_empty(2, _ROWS, x.shape[-1])
+        flat = [t.reshape(-1, t.shape[-1]) for t in (x, upstream, d_x)]
+        step = _ROWS if x.device.type == "cpu" else max(1, len(flat[0]))
+        blocks = (torch.split(tensor, step) for tensor in flat)
+        scratch = x.new_empty(2, step, x.shape[-1])
         for rows, d_gelu, slope in zip(*blocks, strict=True):
             gate, rest = scratch[:, : len(rows)]
             torch.sub(1.0, _gate(rows, out=gate), out=rest)
             torch.addcmul(_constant(LINEAR, x), rows, rows, value=3.0 * LINEAR * CUBIC, out=slope)
-            # The row is multiplied last: in half precision, large times large would overflow.
+            # The row is multiplied last: in half precision, large times large would overflow. In
+            # float16 the slope itself does beyond 554, and makes NaN; Hugging Face's does at 148.
             slope.mul_(rest).mul_(gate).mul_(rows).add_(gate).mul_(d_gelu)
         return d_x
 
@@ -184,8 +192,12 @@ class _Head(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, table = ctx.saved_tensors  # type: ignore[attr-defined]
+        of_x, of_table = ctx.needs_input_grad  # type: ignore[attr-defined]
         rows = upstream.flatten(0, -2)
         times = onednn.product if onednn.suits(x, table, upstream) else torch.mm
-        return times(rows, table).reshape(x.shape), times(rows.T, x.flatten(0, -2))
+        return (
+            times(rows, table).reshape(x.shape) if of_x else None,
+            times(rows.T, x.flatten(0, -2)) if of_table else None,
+        )

@@ -13,7 +13,7 @@ gradient of `c`,
 where `g . c` is one number a row, and `p` is recomputed from the logarithm of its normalizer.
 
 Scores are kept in units of log(2): `2^(s / log 2) = e^s`. The factor joins their scale, and
-`exp2` is 2.6 times as fast as `exp`, as measured. Such scores fit float32 up to 2.3e38.
+`exp2` is 2.6 times as fast as `exp`, as measured.
 """
 
 import math

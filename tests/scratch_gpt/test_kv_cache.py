@@ -65,6 +65,22 @@ def test_every_split_gives_the_same_logits(model: GPT, ids: Tensor, assert_same:
         assert_same(expected, in_chunks(model, ids, ends))
 
 
+@pytest.mark.parametrize("kept", [torch.float32, None], ids=["float32", "the model's"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_half_precision_model_takes_both_caches(
+    dtype: torch.dtype, kept: torch.dtype | None, model: GPT, ids: Tensor
+) -> None:
+    """float32 is the default, and what the decoder uses."""
+    exact = model(ids)
+    narrow = GPT(model.config, backend=model.backend).to(dtype).eval()
+    narrow.load_state_dict(model.state_dict())
+    cache = KVCache(model.config, batch=2, dtype=dtype if kept is None else kept)
+    parts = [narrow(chunk, cache=cache) for chunk in ids.split(2, dim=1)]
+    assert {part.dtype for part in parts} == {dtype}
+    error = (torch.cat(parts, dim=1).double() - exact).norm() / exact.norm()
+    assert error < 8 * torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("ends", [(1, 2, 3, 4, 5, 6), (3, 6), (4, 5, 6)], ids=str)
 def test_cached_padding_is_hidden(
     ends: tuple[int, ...], model: GPT, ids: Tensor, assert_same: Same

@@ -1,7 +1,8 @@
 """Rows of beam searches: texts and scores."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -226,11 +227,12 @@ def _filled(texts: Sequence[Sequence[int]], end_id: int) -> list[list[int]]:
 
 
 def beam_rounding_rows(
-    run: Pass, asked: BeamInputs, precision: Precision, wrong: Collection[str]
+    run: Pass, asked: BeamInputs, precision: Precision, *, differs: bool
 ) -> Iterator[Row]:
     """Yield the rows of texts and scores, compared with those of Hugging Face's search.
 
-    `wrong` has the names of the rows that differ in float64: no rounding is measured again there.
+    Before a row fails, Hugging Face's rounding is measured again. Not if a result `differs` in
+    float64: then the failure is no rounding.
     """
     for at, setting in enumerate(SETTINGS):
         if setting.room is not None:
@@ -245,20 +247,26 @@ def beam_rounding_rows(
         _take(run, THEIRS, tap, theirs)
         own = rescored(run.truth, asked.prompts, found, setting)
         noise = _noise(run, asked, setting, theirs)
-        scores = rounding_row(f"{tap}.scores", found.scores, own, noise, precision, run.bounds)
-        for seed in range(reordered.RUNS):
-            if scores.status is Status.PASS or scores.tap in wrong:
-                break
-            again = reordered.Reordered(run.reference, seed).model
-            other = _theirs(dataclasses.replace(run, reference=again), asked, setting)
-            noise = noise.at_least(_noise(run, asked, setting, other))
+        for seed in itertools.count():
             scores = rounding_row(f"{tap}.scores", found.scores, own, noise, precision, run.bounds)
-        row = _texts(tap, found.texts, theirs.texts, run.dtype, "huggingface")
-        excused = _excuse(run, asked, setting, noise, precision) if row.detail else ""
-        if excused:
-            row = _texts(tap, found.texts, theirs.texts, run.dtype, "huggingface", excused)
-        yield row
+            texts = _texts(tap, found.texts, theirs.texts, run.dtype, "huggingface")
+            if texts.detail and (excused := _excuse(run, asked, setting, noise, precision)):
+                texts = _texts(tap, found.texts, theirs.texts, run.dtype, "huggingface", excused)
+            if {texts.status, scores.status} == {Status.PASS} or differs or seed == reordered.RUNS:
+                break
+            run.progress(f"{run.dtype} beams.{setting.name} again", seed, reordered.RUNS)
+            other = _theirs_again(run, asked, setting, seed)
+            noise = noise.at_least(_noise(run, asked, setting, other))
+        yield texts
         yield scores
+
+
+def _theirs_again(run: Pass, asked: BeamInputs, setting: Setting, seed: int) -> Found:
+    """Return Hugging Face's result by its model in another order, which is as right."""
+    other = reordered.Reordered(run.reference, seed)
+    in_its_place = dataclasses.replace(run, reference=other.model)
+    search = other.in_old_order(lambda _tap: _theirs(in_its_place, asked, setting), rounds=False)
+    return search(lambda _name, value: value)
 
 
 def _noise(run: Pass, asked: BeamInputs, setting: Setting, theirs: Found) -> RoundingError:

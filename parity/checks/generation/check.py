@@ -41,14 +41,17 @@ from parity.core.results import (
 )
 from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from parity.errors import ExitCode, ParityError, UsageError, message_of
-from parity.options import GenerationOptions
+from parity.options import NEW_TOKENS, GenerationOptions
 from scratch_gpt.errors import quote
 from scratch_gpt.model import GPT
 from scratch_gpt.progress import Progress
 from scratch_gpt.tokenizer.tokenizer import Tokenizer
 
-_FEWEST = 2
+FEWEST = 2
 """With fewer new tokens no cache is read."""
+
+SEARCHED = 5
+"""Tokens of a beam search's prompt."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,17 +74,22 @@ class GenerationInputs:
 
 
 def generation_inputs(
-    options: GenerationOptions, *, vocab_size: int, longest: int
+    options: GenerationOptions,
+    *,
+    vocab_size: int,
+    longest: int,
+    prompts: Sequence[Tensor] | None = None,
 ) -> GenerationInputs:
     """Return the inputs for the options and a model with `longest` positions.
+
+    Prompts are those given, `[1 time]` each, or those of the options, or drawn ones.
 
     Raises:
         UsageError: The prompts do not fit the model, or the text has no vocabulary or no token.
     """
     unread = ""
-    prompts: Sequence[Tensor] = ()
     try:
-        prompts = _prompts(options, vocab_size=vocab_size, longest=longest)
+        given = _given(options) if prompts is None else prompts
     except ParityError:
         raise
     except Exception as error:
@@ -89,30 +97,31 @@ def generation_inputs(
             raise
         raised = f"ours raised {type(error).__name__}: {message_of(error)}"
         unread = f"the text {quote(options.text)}: {raised}"
+        given = ()
+    new = options.max_new_tokens
+    if new is None:
+        room = longest - max([SEARCHED, *(prompt.shape[-1] for prompt in given or ())])
+        new = min(NEW_TOKENS, room if given is not None else min(room, longest // 2))
     return GenerationInputs(
-        prompts=prompts,
-        new=options.max_new_tokens,
+        prompts=_drawn(options, new, vocab_size, longest) if given is None else given,
+        new=new,
         searched=_searched(vocab_size, options.seed),
         seed=options.seed,
         unread=unread,
     )
 
 
-def _prompts(options: GenerationOptions, *, vocab_size: int, longest: int) -> list[Tensor]:
-    """Return the prompts of the options, or drawn ones."""
-    given = _given(options)
-    if given is None:
-        room = longest - options.max_new_tokens
-        if room < 1:
-            raise UsageError(
-                f"{options.max_new_tokens} new tokens leave no room in {longest} positions",
-                where="--max-new-tokens",
-                fix=f"use at most {longest - 1}",
-            )
-        return draw_prompts(
-            options.num_prompts, longest=room, vocab_size=vocab_size, seed=options.seed
+def _drawn(options: GenerationOptions, new: int, vocab_size: int, longest: int) -> list[Tensor]:
+    """Return drawn prompts that leave room for so many new tokens."""
+    if longest - new < 1:
+        raise UsageError(
+            f"{new} new tokens leave no room in {longest} positions",
+            where="--max-new-tokens",
+            fix=f"use at most {longest - SEARCHED}",
         )
-    return given
+    return draw_prompts(
+        options.num_prompts, longest=longest - new, vocab_size=vocab_size, seed=options.seed
+    )
 
 
 def _given(options: GenerationOptions) -> list[Tensor] | None:
@@ -137,9 +146,9 @@ def _given(options: GenerationOptions) -> list[Tensor] | None:
 
 
 def _searched(vocab_size: int, seed: int) -> Tensor:
-    """Return the prompts of the beam searches, `[2 5]`."""
+    """Return the prompts of the beam searches, `[2 SEARCHED]`."""
     generator = np.random.Generator(np.random.Philox([seed, 1]))
-    return torch.from_numpy(generator.integers(0, vocab_size, size=(2, 5)))
+    return torch.from_numpy(generator.integers(0, vocab_size, size=(2, SEARCHED)))
 
 
 def check_prompts(asked: GenerationInputs, longest: int, vocab_size: int) -> None:
@@ -165,13 +174,14 @@ def check_prompts(asked: GenerationInputs, longest: int, vocab_size: int) -> Non
     room = longest - max((prompt.shape[1] for prompt in asked.prompts), default=longest)
     if not asked.prompts:
         raise UsageError("there is no prompt", where="--num-prompts", fix="give one or more")
-    if asked.new < _FEWEST:
+    if asked.new < FEWEST:
         raise UsageError(
-            f"{asked.new} new tokens: with fewer than {_FEWEST} no cache is ever read",
+            f"{asked.new} new tokens: with fewer than {FEWEST} no cache is ever read",
             where="--max-new-tokens",
-            fix=f"use {_FEWEST} or more",
+            fix=f"use {FEWEST} or more",
         )
-    if asked.new > min(room, longest - asked.searched.shape[1]):
+    room = min(room, longest - asked.searched.shape[1])
+    if asked.new > room:
         raise UsageError(
             f"{asked.new} new tokens go past the model's {longest} positions",
             where="--max-new-tokens with the longest prompt",
@@ -336,25 +346,32 @@ def rows_of(  # noqa: PLR0913 - both passes' whole context
         )
 
     run = run_in("float64")
-    yield from order_rows(run, asked.searched[:1])
-    yield from texts.text_rows(run, seen)
-    yield from requests.request_rows(run, asked.searched)
-    with injected():
-        yield from search_rows(asked.seed)
     searched = beams.search_all(run, asked.searched)
-    rows = list(beams.beam_rows(run, searched))
-    yield from rows
+    differs = False
+    for row in _float64_rows(run, asked, searched, seen):
+        differs |= row.status is not Status.PASS
+        yield row
     if dtype == "float64":
         return
     run = run_in(dtype)
-    yield from texts.rounding_rows(run, run.cases(), PRECISIONS[dtype])
-    wrong = {row.tap for row in rows if row.status is not Status.PASS}
-    yield from beams.beam_rounding_rows(run, searched, PRECISIONS[dtype], wrong)
+    precision = PRECISIONS[dtype]
+    yield from texts.rounding_rows(run, run.cases(), precision, differs=differs)
+    yield from beams.beam_rounding_rows(run, searched, precision, differs=differs)
     narrow = dtype if dtype in _HALF else _HALF[0]
     run = run_in(narrow)
-    yield from texts.rounding_rows(
-        run, requests.half_cases(run, asked.searched), PRECISIONS[narrow]
-    )
+    cases = requests.half_cases(run, asked.searched)
+    yield from texts.rounding_rows(run, cases, PRECISIONS[narrow], differs=differs)
+
+
+def _float64_rows(
+    run: Pass, asked: GenerationInputs, searched: beams.BeamInputs, seen: list[list[int]]
+) -> Iterator[Row]:
+    yield from order_rows(run, asked.searched[:1])
+    yield from texts.text_rows(run, seen)
+    yield from requests.request_rows(run, asked.searched)
+    with run.injected():
+        yield from search_rows(asked.seed)
+    yield from beams.beam_rows(run, searched)
 
 
 _HALF = ("bfloat16", "float16")

@@ -44,6 +44,7 @@ from parity.core.results import (
     finish,
 )
 from parity.errors import ExitCode, message_of
+from parity.options import INVARIANTS_SEQ_LEN
 from parity.watch import Site
 from parity.watched import in_dtype
 from scratch_gpt.model import GPT
@@ -112,8 +113,6 @@ _CASES: dict[str, Callable[[Calls], Iterator[Case]]] = {
 BOUND = 1e-12
 """Largest difference over the RMS between float64 calls of other shapes; see docs/invariants.md."""
 
-LONGEST = 129
-"""Tokens of the longest text: two whole tiles and a ragged one."""
 
 Injected = Callable[[nn.Module], contextlib.AbstractContextManager[Any]]
 
@@ -142,7 +141,7 @@ def invariants(  # noqa: PLR0913 - the check's entry point; all but two have def
     candidate: nn.Module | Mapping[str, nn.Module],
     sizes: Sizes,
     *,
-    longest: int = LONGEST,
+    longest: int = INVARIANTS_SEQ_LEN,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
     call: str | None = None,

@@ -82,6 +82,37 @@ def test_a_fused_linear_layer_and_its_gradients(
 
 
 @pytest.mark.usefixtures("either_library")
+def test_an_upstream_of_one_number_is_a_gradient(drawn: Callable[..., Tensor]) -> None:
+    """That of a sum has strides of 0."""
+    x, weight, bias = (t.requires_grad_() for t in (drawn(5, 7), drawn(7, 13), drawn(13)))
+    fused_linear(x, weight, bias).sum().backward()
+    ones = torch.ones(5, 13)
+    for found, expected in ((x, ones @ weight.T), (weight, x.T @ ones), (bias, ones.sum(0))):
+        near(found.grad, expected.detach())  # type: ignore[arg-type]
+
+
+@needs_onednn
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_a_frozen_factor_costs_no_product(
+    frozen: int, drawn: Callable[..., Tensor], recorded: Callable[[], object]
+) -> None:
+    given = [drawn(5, 7), drawn(7, 13), drawn(13)]
+    for place, tensor in enumerate(given):
+        tensor.requires_grad_(place != frozen)
+    made = fused_linear(*given)
+    with recorded() as operations:  # type: ignore[attr-defined]
+        made.backward(drawn(5, 13))
+    ran = [name for name, _ in operations.ran]
+    assert ran.count("_linear_pointwise") == (2 if frozen == 2 else 1)
+    assert given[frozen].grad is None
+    table = drawn(37, 7).requires_grad_()
+    made = fused_head(given[0].detach()[None], table)
+    with recorded() as operations:  # type: ignore[attr-defined]
+        made.backward(drawn(1, 5, 37))
+    assert [name for name, _ in operations.ran].count("_linear_pointwise") == 1
+
+
+@pytest.mark.usefixtures("either_library")
 def test_the_head_and_its_gradients(drawn: Callable[..., Tensor]) -> None:
     x, table, upstream = drawn(2, 5, 7), drawn(37, 7), drawn(2, 5, 37)
     results = []

@@ -75,19 +75,19 @@ def test_texts_and_scores_are_hugging_faces(
 
 
 @pytest.mark.parametrize(
-    ("error", "elsewhere", "wrong", "looks", "status"),
+    ("error", "elsewhere", "differs", "looks", "status"),
     [
-        (4e-7, 0.0, (), reordered.RUNS, Status.FAIL),
-        (4e-7, 3e-7, (), 1, Status.PASS),
-        (4e-7, 3e-7, ("beams.plain.scores",), 0, Status.FAIL),
-        (1e-5, 3e-7, (), reordered.RUNS, Status.FAIL),
-        (0.0, 0.0, (), 0, Status.PASS),
+        (4e-7, 0.0, False, reordered.RUNS, Status.FAIL),
+        (4e-7, 3e-7, False, 1, Status.PASS),
+        (4e-7, 3e-7, True, 0, Status.FAIL),
+        (1e-5, 3e-7, False, reordered.RUNS, Status.FAIL),
+        (0.0, 0.0, False, 0, Status.PASS),
     ],
 )
 def test_rounding_is_measured_again_before_a_score_fails(  # noqa: PLR0913 - a case, and fixtures
     error: float,
     elsewhere: float,
-    wrong: tuple[str, ...],
+    differs: bool,  # noqa: FBT001 - a parameter of a test
     looks: int,
     status: Status,
     ours: GPT,
@@ -123,7 +123,7 @@ def test_rounding_is_measured_again_before_a_score_fails(  # noqa: PLR0913 - a c
         progress=no_progress,
     )
     asked = beams.BeamInputs(prompts=PROMPTS[:2], new=NEW, end_id=END)
-    texts, scores = beams.beam_rounding_rows(run, asked, PRECISIONS["float32"], wrong)
+    texts, scores = beams.beam_rounding_rows(run, asked, PRECISIONS["float32"], differs=differs)
     assert (texts.status, scores.status) == (Status.PASS, status)
     assert len(models) == 1 + looks
     orders = {tuple(model.transformer.h[0].mlp.c_fc.bias.tolist()) for model in models}

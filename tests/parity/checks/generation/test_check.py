@@ -19,6 +19,7 @@ from parity.checks.generation import rules
 from parity.checks.generation.beams import SETTINGS
 from parity.checks.generation.check import (
     GenerationInputs,
+    check_prompts,
     degenerate_reasons,
     generation,
     generation_inputs,
@@ -288,6 +289,8 @@ def test_an_error_of_our_tokenizer_is_a_row(
         (["--inject-fault", "nothing"], "no fault is called 'nothing'"),
         (["--max-new-tokens", "1"], "no cache is ever read"),
         (["--max-new-tokens", "389"], "leave no room in 389 positions"),
+        (["--max-new-tokens", "389"], "use at most 384"),
+        (["--max-new-tokens", "385"], "use at most 384"),
         (["--token-ids", "1,2", "--max-new-tokens", "388"], "go past the model's 389 positions"),
         (["--token-ids", "1,211"], "outside the vocabulary of 211"),
         (["--text", "the"], "a text needs a vocabulary"),
@@ -304,6 +307,19 @@ def test_impossible_options_are_a_usage_error(
 
 
 SMALL = 17
+
+
+@pytest.mark.parametrize(
+    ("longest", "prompts", "new"),
+    [(7, None, 2), (8, None, 3), (13, None, 6), (64, None, 32), (512, None, 32), (64, [40], 24)],
+)
+def test_a_model_of_few_positions_gets_fewer_new_tokens(
+    longest: int, prompts: list[int] | None, new: int
+) -> None:
+    given = None if prompts is None else [torch.ones(1, n, dtype=torch.long) for n in prompts]
+    asked = generation_inputs(GenerationOptions(), vocab_size=211, longest=longest, prompts=given)
+    assert asked.new == new
+    check_prompts(asked, longest, 211)
 
 
 def test_a_vocabulary_smaller_than_top_k_is_checked(weights: Weights) -> None:

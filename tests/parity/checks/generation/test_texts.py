@@ -1,15 +1,21 @@
 """Ties, first differences and prompts of the generation check."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import OpenAIGPTLMHeadModel
 
 from parity.checks.generation import texts
 from parity.checks.generation.requests import shortened
 from parity.checks.generation.texts import GREEDY, LIFTED, Case, Made, first_difference
-from parity.core.tolerances import Bounds
+from parity.core import reordered
+from parity.core.comparison import no_progress
+from parity.core.gates import RoundingError
+from parity.core.metrics import Status
+from parity.core.tolerances import PRECISIONS, Bounds, bounds_for
 from scratch_gpt import GPT
 
 GAP = 1e-3
@@ -33,6 +39,53 @@ def excused(our_error: float, their_error: float, *, truth_gap: float = GAP) -> 
     return texts.tie_excuse(
         made, [[1, 4, 3]], truth=truth[None], reference=theirs[None], bounds=Bounds()
     )
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "differs", "looks", "status"),
+    [
+        (0.0, False, reordered.RUNS, Status.FAIL),
+        (1.0, False, 1, Status.PASS),
+        (1.0, True, 0, Status.FAIL),
+    ],
+)
+def test_rounding_is_measured_again_before_logits_fail(  # noqa: PLR0913 - a case, and fixtures
+    elsewhere: float,
+    differs: bool,  # noqa: FBT001 - a parameter of a test
+    looks: int,
+    status: Status,
+    ours: GPT,
+    theirs: OpenAIGPTLMHeadModel,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hugging Face's bfloat16 logits are exact here; in another order they have a real error."""
+    made_again, again = [], texts._noise_again
+
+    def noise(run: texts.Pass, pair: texts._Both, seed: int) -> RoundingError:
+        found = again(run, pair, seed)
+        assert 0.001 < found.rms < 0.1
+        made_again.append(found.rms)
+        return RoundingError(rms=elsewhere * found.rms, peak=elsewhere * found.peak)
+
+    both = texts._both
+    monkeypatch.setattr(texts, "_noise_again", noise)
+    monkeypatch.setattr(
+        texts, "_both", lambda *run: dataclasses.replace(both(*run), noise=RoundingError())
+    )
+    run = texts.Pass(
+        model=copy.deepcopy(ours).bfloat16(),
+        reference=copy.deepcopy(theirs).bfloat16(),
+        truth=texts.oracle_forward(theirs),
+        prompts=[torch.tensor([[5, 9]])],
+        new=3,
+        bounds=bounds_for("bfloat16"),
+        progress=no_progress,
+    )
+    precision = dataclasses.replace(PRECISIONS["bfloat16"], unit=2.0**-24)
+    case = next(run.cases())
+    logits, *_ids = texts.rounding_rows(run, [case], precision, differs=differs)
+    assert (logits.tap, logits.status) == ("greedy.0.logits", status)
+    assert len(set(made_again)) == len(made_again) == looks
 
 
 def test_a_gap_within_both_errors_is_a_tie() -> None:

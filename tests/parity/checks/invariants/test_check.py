@@ -234,6 +234,12 @@ def test_the_function_takes_a_model_or_its_class(model: GPT) -> None:
         parity.invariants(nn.Linear(3, 3))
 
 
+@pytest.mark.parametrize("seq_len", [0, -1, 10_000, True, 2.0])
+def test_a_length_that_the_model_does_not_take_is_an_error(seq_len: Any) -> None:  # noqa: ANN401
+    with pytest.raises(UsageError, match="use 1 to 389"):
+        parity.invariants("examples/textbook_gpt.py", weights="tiny", seq_len=seq_len)
+
+
 @pytest.fixture(scope="module")
 def wrong(model: GPT) -> Report:
     models = {name: model.with_backend(name) for name in ("plain", "fused")}
