@@ -1,4 +1,4 @@
-"""The dtype of sums, whether gradients are recorded, and rows aligned to cache lines."""
+"""The dtype of sums, whether gradients are recorded, and the memory layout of results."""
 
 import torch
 from torch import Tensor
@@ -14,6 +14,15 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 def needs_gradients(*inputs: Tensor) -> bool:
     """Return whether a function of these records a backward."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+def empty_merged(like: Tensor) -> Tensor:
+    """Return an uninitialised tensor like `[batch head time head_width]`, laid out for merging.
+
+    Its heads lie beside each other at each position, so that merging them copies nothing.
+    """
+    batch, n_head, time, head_width = like.shape
+    return like.new_empty(batch, time, n_head, head_width).transpose(1, 2)
 
 
 def empty_aligned_rows(shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ two products counts. Results go to buffers allocated once, and everything that d
 the token is prepared before.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -50,8 +51,12 @@ class Decoder:
             dtype=compute_dtype(table),
             device=table.device,
         )
-        self._step = Step(self.model, self.cache)
         self._head = Head(table, rows=batch)
+
+    @functools.cached_property
+    def _step(self) -> "Step":
+        """The step; in half precision it copies every weight, which a prompt does not need."""
+        return Step(self.model, self.cache)
 
     @property
     def length(self) -> int:

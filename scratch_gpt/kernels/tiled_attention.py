@@ -27,7 +27,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scratch_gpt.causal_mask import check_kernel_inputs, hidden_keys
-from scratch_gpt.numerics import accumulate_dtype, needs_gradients
+from scratch_gpt.numerics import accumulate_dtype, empty_merged, needs_gradients
 from scratch_gpt.tap import Tap
 
 LOG_2 = math.log(2.0)
@@ -92,13 +92,7 @@ def one_tile_attention(
     powers = scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
     total = powers.sum(-1, keepdim=True).view(*query.shape[:-1], 1)
     weighted = torch.bmm(powers.to(dtype), values).view(query.shape)
-    return torch.div(weighted, total, out=_empty_context(query))
-
-
-def _empty_context(query: Tensor) -> Tensor:
-    """Return an uninitialised context in the layout of merged heads: merging copies nothing."""
-    batch, n_head, time_q, head_width = query.shape
-    return query.new_empty(batch, time_q, n_head, head_width).transpose(1, 2)
+    return torch.div(weighted, total, out=empty_merged(query))
 
 
 def compute_dtype(like: Tensor) -> torch.dtype:
@@ -120,7 +114,7 @@ def _forward(  # noqa: PLR0913 - the kernel's arguments
     normalizer: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the context and the dropout masks; write the normalizers, if they are wanted."""
-    context = _empty_context(query)
+    context = empty_merged(query)
     causal = _causal_bias(min(tile, query.shape[2]), key)
     dropout_masks: list[Tensor] = []
     for group in groups(query.shape, key.shape[-2], tile):
@@ -197,7 +191,7 @@ class _Inputs(NamedTuple):
         dtype = compute_dtype(query)
         queries, keys, values = (x[group].flatten(0, 1).to(dtype) for x in (query, key, value))
         repeated = None if mask is None else mask[group].repeat_interleave(query.shape[1], 0)
-        return cls(queries, keys, values, repeated, causal.to(dtype))
+        return cls(queries, keys, values, repeated, causal)
 
     def scores(self, queries: slice, seen: int) -> Tensor:
         """Return the scores of a tile of queries with the keys seen, `[heads tile seen]`."""
@@ -266,7 +260,8 @@ def _causal_bias(tile: int, key: Tensor) -> Tensor:
     Its last rows and columns are those of any other tile.
     """
     time_k = key.shape[-2]
-    return key.new_full((tile, time_k), float("-inf")).triu_(time_k - tile + 1)
+    hidden = key.new_full((tile, time_k), float("-inf"), dtype=compute_dtype(key))
+    return hidden.triu_(time_k - tile + 1)
 
 
 def _attend(

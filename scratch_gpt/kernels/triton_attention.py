@@ -25,7 +25,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from scratch_gpt.causal_mask import check_kernel_inputs
-from scratch_gpt.numerics import accumulate_dtype
+from scratch_gpt.numerics import accumulate_dtype, empty_merged
 from scratch_gpt.tap import Tap
 
 
@@ -135,12 +135,6 @@ def inputs_of(
         for_heads = view(mask.to(torch.int32)[:, None, :, None].expand(-1, query.shape[1], -1, 1))
     seed_view = None if seed is None else view(seed[:, None, None, None])
     return Inputs(view(query), view(key), view(value), for_heads, seed_view)  # type: ignore[arg-type]
-
-
-def empty_merged(x: Tensor) -> Tensor:
-    """Return an uninitialised tensor of `x`'s shape, in the memory layout of merged heads."""
-    batch, head, time, width = x.shape
-    return torch.empty((batch, time, head, width), dtype=x.dtype, device=x.device).transpose(1, 2)
 
 
 def empty_per_row(query: Tensor) -> Tensor:
