@@ -424,7 +424,7 @@ NUMBERS = [
     (verb, "--" + name.replace("_", "-"))
     for verb, entry in module.VERBS.items()
     for name, kind in get_type_hints(entry.options).items()
-    if kind in (int, float)
+    if kind in (int, float, int | None, float | None)
 ]
 """Every option that takes a number, by its verb."""
 
