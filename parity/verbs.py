@@ -157,6 +157,12 @@ def _inputs(
     """
     vocab_size, longest = config["vocab_size"], config["n_positions"]
     if given is None and options.token_ids is not None:
+        if options.seq_len is not None:
+            raise UsageError(
+                "the token ids have a length of their own",
+                where="--seq-len with --token-ids",
+                fix="give one of the two",
+            )
         given = inputs.parse(options.token_ids)
     batch, time = options.batch_size, options.seq_len or min(DEFAULT_SEQ_LEN, longest)
     if given is not None:

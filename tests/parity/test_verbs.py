@@ -119,6 +119,7 @@ USAGE = {
     "id beyond the vocabulary": (["--token-ids", "1,211"], "211"),
     "id below 0": (["--token-ids=-1,2"], "0 to 210"),
     "time too long": (["--seq-len", "390"], "389"),
+    "two lengths": (["--seq-len", "2", "--token-ids", "1,2"], "--seq-len with --token-ids"),
     "ids too many": (["--token-ids", ",".join(["1"] * 390)], "389"),
     "explanation of no tap": (["--explain", "h.3.gelu"], "h.3.gelu"),
     "explanation beyond the model": (["--explain", "h.12.mlp"], "h.12.mlp"),
@@ -145,7 +146,9 @@ def test_the_number_of_a_default_is_not_shortened_if_asked_for(
 @pytest.mark.parametrize("mistake", USAGE)
 def test_an_impossible_value_is_a_usage_error(mistake: str, check: Check) -> None:
     arguments, named = USAGE[mistake]
-    result = check(*TINY, *(["--seq-len", "5"] if "--seq-len" not in arguments else []), *arguments)
+    has_length = any(word.startswith(("--seq-len", "--token-ids")) for word in arguments)
+    short = [] if has_length else ["--seq-len", "5"]
+    result = check(*TINY, *short, *arguments)
     lines = result.stderr.splitlines()
     assert result.exit_code == 2
     assert not result.stdout
@@ -219,7 +222,7 @@ def test_a_report_records_the_options(
     arguments: list[str], recorded: dict[str, object], check: Check, strictly: Strictly
 ) -> None:
     always = {"backend": "plain", "dtype": "float64"}
-    words = [*TINY, "--seq-len", "5", *arguments]
+    words = [*TINY, *([] if "--token-ids" in arguments else ["--seq-len", "5"]), *arguments]
     inputs = strictly(check(*words, "--format", "json").stdout)["inputs"]
     assert recorded | always == {k: v for k, v in inputs.items() if k in RECORDED}
     text = check(*words).stdout
