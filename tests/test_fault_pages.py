@@ -41,6 +41,13 @@ def test_the_pages_are_current(script: dict[str, Any], record: dict[str, Any]) -
     assert old == [], "run make fault-pages"
 
 
+def test_the_errors_are_those_of_a_whole_run(record: dict[str, Any]) -> None:
+    """Of single operations on right inputs, only the wrong ones would differ."""
+    logits = record["layerwise"]["tensors"].index("logits")
+    at_the_end = [fault["errors"][logits] for fault in record["layerwise"]["faults"].values()]
+    assert [error for error in at_the_end if error is not None and error < -90] == []
+
+
 def test_every_fault_has_a_page_in_the_index() -> None:
     index = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"\]\((.*)\.md\)", index)) == sorted(faults_of(Fault))
