@@ -63,6 +63,7 @@ from parity.checks.tokens.runners import (
     NotMadeError,
     choose_vocabulary,
     making,
+    missing_vocabulary,
 )
 from parity.checks.tokens.strings import sources, training_texts
 from parity.checks.training import faults as faults_of_training
@@ -926,8 +927,11 @@ def all_checks(options: AllOptions, progress: Progress) -> Report:
     if options.candidate is not None:
         names = [name for name in found if name not in _OF_MODELS]
         absent = dict.fromkeys([*names, "golden"], "it is not of a candidate")
-    elif int(source.config["n_positions"]) < SEARCHED + FEWEST:
-        absent["generation"] = f"it needs {SEARCHED + FEWEST} positions"
+    else:
+        if int(source.config["n_positions"]) < SEARCHED + FEWEST:
+            absent["generation"] = f"it needs {SEARCHED + FEWEST} positions"
+        if kind is not TokenizerFault and (missing := missing_vocabulary(options.weights)):
+            absent["tokens"] = missing
     checks: list[tuple[str, str, plan_of_all.Check]] = []
     identity = report_identity(source.identity, source.config)
     for verb, (run, its_options) in found.items():

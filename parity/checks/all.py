@@ -103,7 +103,7 @@ def cases(config: Mapping[str, Any]) -> list[Case]:
     ]
     edges = [k * TILE + beside for k in (1, 2, longest // TILE) for beside in (-1, 0, 1)]
     edges = edges[: 6 if large else 9]
-    found += [make(1, t) for t in dict.fromkeys(edges) if t <= longest and t not in lengths]
+    found += [make(1, t) for t in dict.fromkeys(edges) if 0 < t <= longest and t not in lengths]
     if not any(is_ragged(config, *one[:2]) for one in chosen):
         most = MOST if large else 4 * MOST
         found += [make(batch, time) for batch, time in ragged(config, most)]

@@ -342,6 +342,15 @@ def choose_vocabulary(
         yield _required(Path(name), "the trained one", source)
 
 
+def missing_vocabulary(weights: str) -> str:
+    """Return why there is no vocabulary beside weights; "" if there is one, or one is trained."""
+    try:
+        _beside(weights)
+    except InputRejectedError as error:
+        return error.what
+    return ""
+
+
 def _beside(weights: str) -> FoundVocabulary | None:
     """Return the vocabulary of the weights; None if one must be trained."""
     if weights in _WITHOUT:
@@ -388,10 +397,10 @@ def _required(folder: Path, where: str, source: str) -> FoundVocabulary:
     found = _in(folder, source)
     if found is None:
         raise InputRejectedError(
-            f"there is no vocabulary in the folder: neither {' and '.join(VOCABULARY_FILES)} nor "
-            f"{' and '.join(VOCABULARY_FILES.values())} nor {SINGLE_FILE}",
+            "there is no vocabulary in the folder",
             where=where,
-            fix="name a folder that holds them with --vocabulary",
+            fix=f"name a folder with --vocabulary that holds {' and '.join(VOCABULARY_FILES)}, "
+            f"{' and '.join(VOCABULARY_FILES.values())}, or {SINGLE_FILE}",
         )
     return found
 

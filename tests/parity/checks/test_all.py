@@ -5,6 +5,7 @@ import itertools
 import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from parity.core.runners import build_huggingface, build_ours, model_in_dtype
 from parity.errors import ExitCode, InputRejectedError
 from parity.report import FORMS, rendered
 from reference import surrogate
-from scratch_gpt import GPT
+from scratch_gpt import GPT, GPTConfig
 from scratch_gpt.progress import Progress
 
 TINY, FULL = surrogate.SIZES["tiny"], surrogate.SIZES["surrogate"]
@@ -56,6 +57,14 @@ def test_a_small_model_runs_on_the_full_product() -> None:
         assert (batch, time, False, False) in found
         assert time == 1 or batch * time == 2 or (batch, time, True, True) in found
     assert {(1, time, True, False) for time in SHORT[2:]} <= found
+
+
+@pytest.mark.parametrize("longest", [1, 2, 7, 36, 63, 64, 65, 128])
+def test_every_input_fits_a_model_of_few_positions(longest: int) -> None:
+    plan = cases({**TINY, "n_positions": longest})
+    times = {case.inputs.token_ids.shape[1] for case in plan}
+    assert (min(times), max(times)) == (1, longest)
+    assert times >= {t for t in (1, 2, 37, 63, 64, 65, 127) if t <= longest}
 
 
 @pytest.mark.parametrize("config", [TINY, FULL], ids=["tiny", "full"])
@@ -527,6 +536,28 @@ def test_a_fault_is_given_to_the_check_of_its_kind(
     asked = {name: getattr(given, "inject_fault", None) for name, given in quick.items()}
     assert {name: value for name, value in asked.items() if value} == {verb: fault}
     assert {name: getattr(quick[verb], name) for name in more} == more
+
+
+@pytest.mark.parametrize(("longest", "missing"), [(6, {"generation", "tokens"}), (7, {"tokens"})])
+def test_what_the_weights_have_no_part_for_does_not_run(
+    longest: int,
+    missing: set[str],
+    check: Callable[..., Any],
+    quick: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """A search needs positions, a tokenizer a vocabulary. A fault of a tokenizer needs it, too."""
+    config = GPTConfig(vocab_size=211, n_positions=longest, n_embd=16, n_layer=1, n_head=2)
+    GPT(config).save_pretrained(tmp_path)
+    result = check("all", "--weights", str(tmp_path), "--keep-going")
+    assert result.exit_code == ExitCode.INCONCLUSIVE, result.stdout  # gains of 1 hide faults
+    every = {"doctor", "weights", "tokens", "gradients", "invariants", "training", "generation"}
+    assert every - quick.keys() == missing
+    text = " ".join(result.stdout.split())
+    assert "tokens not run there is no vocabulary in the folder" in text
+    assert ("generation not run it needs 7 positions" in text) == ("generation" in missing)
+    check("all", "--weights", str(tmp_path), "--inject-fault", "case-kept")
+    assert "tokens" in quick
 
 
 def test_of_a_candidate_only_the_checks_of_models_run(
