@@ -168,4 +168,4 @@ RECIPES: dict[str, Recipe] = {
         sample_every=250,
     ),
 }
-"""Every recipe by name; `small` takes less than three minutes on two cores."""
+"""Every recipe by name; `small` takes about a minute on two cores."""
