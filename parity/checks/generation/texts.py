@@ -584,7 +584,6 @@ def rounding_rows(
                 if logits.status is Status.PASS or differs or seed == reordered.RUNS:
                     break
                 pair.noise = pair.noise.at_least(_noise_again(run, pair, seed))
-                worst = worst.at_least(pair.noise)
             yield from (logits, *ids)
 
 

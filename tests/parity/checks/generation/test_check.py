@@ -157,6 +157,23 @@ def test_no_reference_shares_a_fault(name: str, ours: GPT, theirs: OpenAIGPTLMHe
     assert GENERATION_FAULTS[name].at == row.tap
 
 
+@pytest.mark.parametrize("fault", [None, "beams-all-alike"])
+def test_rounding_is_measured_again_only_if_float64_is_right(
+    fault: str | None, ours: GPT, theirs: OpenAIGPTLMHeadModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def rounding(*_given: object, differs: bool) -> list[Row]:
+        seen.append(differs)
+        return []
+
+    monkeypatch.setattr(check_module.texts, "rounding_rows", rounding)
+    monkeypatch.setattr(check_module.beams, "beam_rounding_rows", rounding)
+    with inject(fault) if fault else contextlib.nullcontext():
+        list(rows(ours, theirs))
+    assert seen == [fault is not None] * 3
+
+
 def test_a_wrong_search_is_no_tie_in_float32(ours: GPT, theirs: OpenAIGPTLMHeadModel) -> None:
     """The oracle alone decides how close two scores are, even if the references share the fault."""
     with inject("beams-all-alike"):
