@@ -79,17 +79,18 @@ QUICK = {
     *("norm-inside-residual", "no-mlp-residual", "epsilon", "unbiased-variance"),
     *("affine-ignored", "norms-swapped", "bias-dropped", "weight-off", "erf-gelu"),
     *("block-skipped", "string-order", "final-norm", "untied-head"),
-    *("cleaning-skipped", "punctuation-joined", "accents-kept", "case-kept", "places-in-bytes"),
-    *("newline-dropped", "unk-kept", "backslash-padded", "unrepaired", "header-counted"),
-    *("leftmost-first", "no-end-of-word", "unknown-dropped", "ids-in-16-bits", "long-cut"),
-    *("cache-by-beginning", "raises-at-pictures", "decoded-without-spaces", "batch-padded"),
-    *("merged-once", "first-merge-not-saved", "pretokenizer-not-saved"),
 }
-"""Faults of the forward pass, of tokenizers, of training and of generation, some of each kind.
+"""Faults of the forward pass, of training and of generation, some of each kind.
 
 The others run before a release; `test_forward_faults.py` has a fast one for each forward fault, and
 `selftest --weights tiny`, which .ci/run calls, runs every fault.
 """
+
+SLOW = {
+    *("cache-evicts-wrong", "cache-by-hash", "cache-given-away", "counts-not-lowered"),
+    *("words-counted-once", "long-unknown", "long-cut-before-end"),
+}
+"""Faults of tokenizers that take 4 to 24 s each; they run before a release, too."""
 
 
 def variants(name: str) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ def variants(name: str) -> tuple[str, ...]:
 def is_slow(name: str, variant: str) -> bool:
     if name in TOKENIZER_FAULTS:
         in_both = len(TOKENIZER_FAULTS[name].of) > 1
-        return (variant == "original" and in_both) or name not in QUICK
+        return (variant == "original" and in_both) or name in SLOW
     return name in FORWARD_FAULTS | TRAINING_FAULTS | GENERATION_FAULTS and name not in QUICK
 
 
