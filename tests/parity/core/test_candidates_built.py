@@ -85,11 +85,12 @@ def test_the_example_has_no_other_bug(check: Check, candidate: Candidate) -> Non
 
 def test_padding_is_compared_at_the_logits(check: Check, candidate: Candidate) -> None:
     """A candidate without a mask is not compared."""
-    ids = ["--token-ids", "5,210,0,17,3;12,7"]
-    result = check(*TINY, *ids, "--candidate", candidate(RIGHT))
+    words = ("layerwise", "--weights", "tiny", "--dtype", "float64")
+    ids = [*words, "--token-ids", "5,210,0,17,3;12,7"]
+    result = check(*ids, "--candidate", candidate(RIGHT))
     assert result.exit_code == 3
     assert "the inputs have mask, and the candidate takes none" in result.stdout
-    result = check(*TINY, *ids, "--candidate", candidate(MASKED))
+    result = check(*ids, "--candidate", candidate(MASKED))
     assert result.stdout.splitlines()[-1] == "PASS  2 of 2 taps on candidate compared"
 
 
