@@ -156,6 +156,15 @@ def test_options_exist(document: str) -> None:
 
 
 @pytest.mark.once
+def test_no_document_names_a_folder_of_a_machine() -> None:
+    """A report has the command that made it."""
+    files = [path for path in HOME.glob("docs/**/*") if path.is_file()]
+    assert len(files) > len(DOCUMENTS)
+    private = re.compile(r"/(?:tmp|home|root|mnt|Users)/")
+    assert [f for f in files if private.search(f.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("document", BY_TIME)
 def test_blocks_run(document: str, prepared: Path, tmp_path: Path) -> None:
     """In order, in one folder; a Python block that starts with a file name becomes that file."""
