@@ -471,7 +471,7 @@ So `--weights surrogate` costs one block of full size for each fault, and not tw
 
 Many faults are shared among the cores. `--faults` selects by name, kind or family.
 
-On 2 cores `--weights tiny` takes 100 s and 0.8 GiB, `--weights surrogate` 614 s and 4.8 GiB; both
+On 2 cores `--weights tiny` takes 100 s and 0.8 GiB, `--weights surrogate` 593 s and 5.4 GiB; both
 pass.
 
 ## Results
