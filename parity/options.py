@@ -107,10 +107,10 @@ class TokenIdsOption:
 
 
 DEFAULT_SEQ_LEN, TRAINING_SEQ_LEN, INVARIANTS_SEQ_LEN = 512, 70, 129
-"""Tokens in a row where nothing is asked for, if the model takes so many."""
+"""Default lengths of a row, in tokens; a model with fewer positions gets shorter rows."""
 
 NEW_TOKENS = 32
-"""Tokens to generate where nothing is asked for, if the model has room for them."""
+"""Default number of new tokens; a model with few positions generates fewer."""
 
 MOST = 1_000_000
 """The largest value of a number of rows, tokens, strings, prompts or steps."""
